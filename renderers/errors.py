@@ -70,8 +70,7 @@ class MissingExtraError(UserError):
         self.library = library
         self.extra = extra
         super().__init__(
-            f'{library} is not installed; it comes with the extra "{extra}": '
-            f'pip install "datumloom[{extra}]"'
+            f'{library} is not installed; it comes with the extra "{extra}": pip install "datumloom[{extra}]"'
         )
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:

@@ -120,9 +120,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
             raise InputError(f"messages[{i}]", "bad_type", f"expected an object; got {type(message).__name__}")
         role = message.get("role")
         if role not in ROLES:
-            raise InputError(
-                f"messages[{i}].role", "unknown_role", f"expected one of {', '.join(ROLES)}; got {role!r}"
-            )
+            raise InputError(f"messages[{i}].role", "unknown_role", f"expected one of {', '.join(ROLES)}; got {role!r}")
         content = message.get("content")
         if content is not None and not isinstance(content, (str, list)):
             raise InputError(

@@ -109,7 +109,8 @@ class TensorData:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorData):
             return NotImplemented
-        return self.dtype == other.dtype and np.array_equal(self._array, other._array, equal_nan=self.dtype == "float32")
+        same = np.array_equal(self._array, other._array, equal_nan=self.dtype == "float32")
+        return same and self.dtype == other.dtype
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -123,7 +124,7 @@ class EncodedTextChunk:
     __slots__ = ("_tokens",)
     type: Literal["encoded_text"] = "encoded_text"
 
-    def __init__(self, tokens: Sequence[int] | npt.NDArray[Any], type: Literal["encoded_text"] = "encoded_text") -> None:
+    def __init__(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
         self._tokens: npt.NDArray[np.int32] = np.asarray(tokens, dtype=np.int32)
 
     @property
@@ -167,7 +168,7 @@ class ImageChunk:
     @property
     def length(self) -> int:
         if self.expected_tokens is None:
-            raise InputError("expected_tokens", "unknown_length", "expected the number of positions of this image; got None")
+            raise InputError("expected_tokens", "unknown_length", "expected this image's number of positions; got None")
         return self.expected_tokens
 
 
@@ -229,7 +230,7 @@ LossInput = TensorData | npt.NDArray[Any] | Sequence[int] | Sequence[float]
 def _tensor(name: str, value: Any) -> TensorData:
     if isinstance(value, TensorData):
         return value
-    if hasattr(value, "detach"):
+    if hasattr(value, "detach"):  # a torch tensor
         return TensorData.from_torch(value)
     if hasattr(value, "to_numpy"):  # the SDK's TensorData
         value = value.to_numpy()
@@ -287,14 +288,16 @@ class Datum:
                 chunks.append(ImageChunk(data=chunk.data, format=chunk.format, expected_tokens=chunk.expected_tokens))
             else:
                 raise InputError(
-                    f"model_input.chunks[{i}].type", "unknown_chunk", f"expected encoded_text or image; got {chunk.type!r}"
+                    f"model_input.chunks[{i}].type",
+                    "unknown_chunk",
+                    f"expected encoded_text or image; got {chunk.type!r}",
                 )
         return cls(ModelInput(chunks), datum.loss_fn_inputs)
 
 
 def _tinker_types() -> Any:
     try:
-        from tinker import types
+        from tinker import types  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("tinker", "remote") from None
     return types
