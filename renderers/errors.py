@@ -3,18 +3,23 @@
     DatumloomError
     ├── UserError                 a person can mend it: bad input, bad option, bad file
     │   ├── InputError            one place in the data: path, expectation, value, reason code
+    │   │   ├── DroppedError      left out by a policy that the user chose
     │   │   └── RefusedError      the template or renderer refuses this message or turn
     │   ├── OptionError           an option's name, type or value
     │   └── MissingExtraError     an optional library is not installed; names the extra
     └── InternalError             ours: an invariant broke
 
-Everything a user can cause is a `UserError`; the command line prints it as one line and exits 2.
+Everything a user can cause is a `UserError`; the command line prints it as one line and exits with the error's
+`exit_code`.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = [
     "DatumloomError",
+    "DroppedError",
     "InputError",
     "InternalError",
     "MissingExtraError",
@@ -25,11 +30,15 @@ __all__ = [
 
 
 class DatumloomError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose; `exit_code` is what a command ends with when nothing catches it."""
+
+    exit_code: ClassVar[int] = 70
 
 
 class UserError(DatumloomError, ValueError):
     """The caller can mend this; the message says where, what was expected and what came."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class InputError(UserError):
@@ -53,6 +62,10 @@ class InputError(UserError):
 
 class RefusedError(InputError):
     """The chat template or the renderer cannot express this message."""
+
+
+class DroppedError(InputError):
+    """Left out by a policy that the user chose, such as `turns="drop"`: counted, not an error of the data."""
 
 
 class OptionError(UserError):
@@ -79,3 +92,5 @@ class MissingExtraError(UserError):
 
 class InternalError(DatumloomError):
     """An invariant of ours broke; worth a bug report."""
+
+    exit_code: ClassVar[int] = 70

@@ -72,6 +72,7 @@ class Refusal(NamedTuple):
         field: path such as `messages[3].content`.
         reason: stable code for counting.
         detail: the sentence for a person.
+        dropped: a policy that the user chose left it out; the data are not at fault.
     """
 
     conversation: int
@@ -79,6 +80,7 @@ class Refusal(NamedTuple):
     field: str
     reason: str
     detail: str
+    dropped: bool = False
 
 
 @dataclass(slots=True)

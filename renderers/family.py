@@ -1,0 +1,291 @@
+"""`Family`: a renderer written in Python for one chat-template family, only faster than the template, plus parsing.
+
+A family says what each message looks like as *pieces*: a tuple that alternates template text and message text,
+starting and ending with template text: `("<|im_start|>user\\n", "Hello", "<|im_end|>")`. Control tokens live in
+template text only. How trained turns share sequences follows from the pieces and is decided here, once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from .base import Renderer
+from .errors import DroppedError, InputError, OptionError
+from .messages import Conversation, Message, ToolSpec
+from .plan import Plan
+from .rendered import Refusal, RenderSettings, TrainOnWhat
+from .tokenizer import Tokenizer
+from .train_on import trains_only_assistants
+
+__all__ = ["Family", "MessageText", "Option", "Pieces", "View", "join_pieces"]
+
+Pieces = tuple[str, ...]
+"""Template text, message text, template text, …: an odd number of strings."""
+
+
+class MessageText(NamedTuple):
+    """One message as its template writes it.
+
+    Attributes:
+        header: role header, never trained.
+        body: what is said, ending with the stop token: what training on the message trains.
+        rest: template text after the stop token.
+    """
+
+    header: Pieces
+    body: Pieces
+    rest: Pieces = ("",)
+
+
+class Option(NamedTuple):
+    """One option of a family: its type, default, and allowed values when they are few."""
+
+    type: type
+    default: Any
+    choices: tuple[Any, ...] = ()
+    help: str = ""
+
+
+@dataclass(slots=True)
+class View:
+    """The first `count` messages of a conversation, as a template sees them when they are all there is.
+
+    Attributes:
+        live_from: messages from here on may be written differently once more messages follow.
+        facts: whatever a family derives from the messages once per view.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] | None
+    count: int
+    live_from: int
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Family(Renderer):
+    """Base of the family renderers.
+
+    Class attributes that a family sets:
+        name: the renderer's name.
+        aliases: further names, each with the options that it stands for.
+        templates: sha256 of chat templates that it reproduces, with the options that each needs.
+        OPTIONS: its options by name.
+        stop: text of the token that ends a turn.
+    """
+
+    name: ClassVar[str]  # type: ignore[misc]
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    OPTIONS: ClassVar[Mapping[str, Option]] = {}
+    stop: ClassVar[str]
+
+    def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
+        self.tokenizer = tokenizer
+        self.options = {name: option.default for name, option in self.OPTIONS.items()}
+        for name, value in options.items():
+            self.options[name] = _checked(self.name, name, value, self.OPTIONS)
+        missing = [text for text in self.control_tokens() if text not in tokenizer.control]
+        if missing:
+            raise OptionError(
+                f"renderer {self.name}: expected a tokenizer with the control token {missing[0]!r}; "
+                f"{tokenizer.name or 'this one'} has none"
+            )
+        self.template_hash = None
+
+    # -- what a family writes
+
+    def view(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None, count: int) -> View:
+        """The first `count` messages; by default nothing but the last message can change later."""
+        return View(messages, tools, count, live_from=count - 1)
+
+    def opening(self, view: View) -> Pieces:  # noqa: ARG002
+        """What comes before the first message."""
+        return ("",)
+
+    @abstractmethod
+    def message(self, view: View, index: int) -> MessageText:
+        """Message `index` of the view; raise `RefusedError` where the template raises."""
+
+    @abstractmethod
+    def generation_prompt(self, view: View) -> Pieces:
+        """What follows the view's messages when the assistant is to speak."""
+
+    @abstractmethod
+    def turn(self, view: View, index: int) -> MessageText:
+        """The view's last message, an assistant's, as it follows the generation prompt of the messages before it.
+
+        Its header is empty: the generation prompt is the header. Raises `RefusedError` (`prompt_disagrees`) where the
+        template writes the turn unlike its prompt.
+        """
+
+    def control_tokens(self) -> Sequence[str]:
+        """Control tokens without which this family cannot be written."""
+        return (self.stop,)
+
+    def get_stop_sequences(self) -> list[int] | list[str]:
+        return [self.tokenizer.control[self.stop].id]
+
+    # -- prompts
+
+    def write_prompt(self, plan: Plan, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> None:
+        view = self.view(messages, tools, len(messages))
+        self._write_messages(plan, view, 0)
+        plan.write(self.generation_prompt(view))
+
+    # -- conversations
+
+    def write_conversation(
+        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
+    ) -> None:
+        everything = settings.train_on_what is TrainOnWhat.ALL_TOKENS
+        single = settings.turns == "single" or not trains_only_assistants(conversation.messages, weights)
+        if everything or (single and any(weights)):
+            self._write_single(plan, index, conversation, weights, everything=everything)
+        else:
+            self._write_turns(plan, index, conversation, weights, settings)
+
+    def _write_messages(self, plan: Plan, view: View, start: int) -> None:
+        """Messages from `start` to the end of the view, untrained; with the opening when from the first."""
+        if start == 0:
+            plan.write(self.opening(view))
+        for i in range(start, view.count):
+            plan.begin_message(i)
+            header, body, rest = self.message(view, i)
+            plan.write(header)
+            plan.write(body)
+            plan.write(rest)
+
+    def _write_turns(
+        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
+    ) -> None:
+        messages, tools = conversation.messages, conversation.tools
+        last: tuple[View, MessageText, Pieces] | None = None  # the open example's last turn
+        examples, merged, last_index = 0, False, -1
+        for i, weight in enumerate(weights):
+            if not weight:
+                continue
+            prompt_view = self.view(messages, tools, i)
+            try:
+                turn_view = self.view(messages, tools, i + 1)
+                turn = self.turn(turn_view, i)
+                prompt = self.generation_prompt(prompt_view)
+                shares = (
+                    last is not None
+                    and settings.turns != "split"
+                    and not merged
+                    and self._continues(last[0], join_pieces(last[2], last[1].body, last[1].rest), prompt_view)
+                )
+                if last is not None and not shares:
+                    plan.end_example(index, last_index)
+                    examples += 1
+                    last = None
+                if last is not None:
+                    plan.write(last[1].rest)
+                    self._write_messages(plan, prompt_view, last_index + 1)
+                else:
+                    self._write_messages(plan, prompt_view, 0)
+            except InputError as error:
+                if error.reason != "prompt_disagrees":
+                    raise
+                plan.refusals.append(Refusal(index, i, error.field, error.reason, error.detail))
+                continue
+            plan.begin_message(i)
+            plan.write(prompt)
+            plan.begin_body(weight)
+            plan.write(turn.body)
+            plan.end_body()
+            merged = plan.merged()
+            plan.counts["header_merge"] += merged
+            last, last_index = (turn_view, turn, prompt), i
+        if last is None:
+            return
+        plan.end_example(index, last_index if examples else -1)
+        plan.counts["conversations_split"] += bool(examples)
+        if examples and settings.turns == "drop":
+            raise DroppedError("messages", "turns_disagree", "its trained turns cannot share one sequence")
+
+    def _continues(self, old: View, turn: Pieces, new: View) -> bool:
+        """Whether the new view begins with what was written for the old one, whose last message was `turn`."""
+        last = old.count - 1
+        if self.opening(old) != self.opening(new):
+            return False
+        for i in range(max(old.live_from, 0), last):
+            if _flat(self.message(old, i)) != _flat(self.message(new, i)):
+                return False
+        return _flat(self.message(new, last)) == _normal(turn)
+
+    def _write_single(
+        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], *, everything: bool
+    ) -> None:
+        messages = conversation.messages
+        view = self.view(messages, conversation.tools, len(messages))
+        opening = self.opening(view)
+        bos = self.tokenizer.bos_token
+        if everything:
+            if bos and opening[0].startswith(bos):
+                plan.template(bos)
+                opening = (opening[0].removeprefix(bos), *opening[1:])
+            plan.begin_body(1.0)
+        plan.write(opening)
+        last = len(messages) - 1 if everything else max(i for i, weight in enumerate(weights) if weight)
+        for i in range(last + 1):
+            plan.begin_message(i)
+            header, body, rest = self.message(view, i)
+            plan.write(header)
+            if everything:
+                plan.write(body)
+            else:
+                plan.begin_body(weights[i])
+                plan.write(body)
+                plan.end_body()
+            if i < last or everything:
+                plan.write(rest)
+        plan.end_body()
+        plan.counts["header_merge"] += plan.merged()
+        plan.end_example(index, -1)
+
+
+def join_pieces(*parts: Pieces) -> Pieces:
+    """Pieces one after another; template text that meets template text becomes one.
+
+    >>> join_pieces(("a", "b", "c"), ("d", "e", ""))
+    ('a', 'b', 'cd', 'e', '')
+    """
+    joined = list(parts[0])
+    for part in parts[1:]:
+        joined[-1] += part[0]
+        joined += part[1:]
+    return tuple(joined)
+
+
+def _flat(text: MessageText) -> Pieces:
+    return _normal(join_pieces(*text))
+
+
+def _normal(pieces: Pieces) -> Pieces:
+    """The same without empty message text, so that equal text has equal pieces."""
+    if "" not in pieces[1::2]:
+        return pieces
+    kept = [pieces[0]]
+    for content, template in zip(pieces[1::2], pieces[2::2], strict=True):
+        if content:
+            kept += (content, template)
+        else:
+            kept[-1] += template
+    return tuple(kept)
+
+
+def _checked(renderer: str, name: str, value: Any, options: Mapping[str, Option]) -> Any:
+    option = options.get(name)
+    if option is None:
+        raise OptionError(
+            f"{name}: renderer {renderer} has no such option; expected one of {', '.join(options) or '(none)'}"
+        )
+    if type(value) is not option.type and not (option.type is float and type(value) is int):
+        raise OptionError(f"{name}: expected {option.type.__name__}; got {value!r}")
+    if option.choices and value not in option.choices:
+        raise OptionError(f"{name}: expected one of {', '.join(map(str, option.choices))}; got {value!r}")
+    return value
