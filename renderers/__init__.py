@@ -26,7 +26,7 @@ from .errors import (
     RefusedError,
     UserError,
 )
-from .family import Family, MessageText, Option, Pieces, View, join_pieces
+from .family import NOT_SHOWN, Family, MessageText, Option, Pieces, View, join_pieces
 from .messages import (
     ROLES,
     ContentPart,
@@ -58,6 +58,7 @@ from .types import Chunk, Datum, EncodedTextChunk, ImageChunk, ModelInput, Tenso
 
 __all__ = [
     "CONTROL_TOKEN_POLICIES",
+    "NOT_SHOWN",
     "ROLES",
     "TURN_POLICIES",
     "Backend",

@@ -175,7 +175,10 @@ class ChatTemplate(Renderer):
     # -- prompts
 
     def write_prompt(self, plan: Plan, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> None:
-        text, origin = self._render(plan, messages, tools, generation=True)
+        hostile = plan.control_tokens != "parse" and self._has_control(messages, tools)
+        if hostile:
+            self._note_hostile(plan)
+        text, origin = self._render(messages, tools, generation=True, hostile=hostile)
         self._write(plan, text, origin, 0, len(text))
 
     # -- conversations
@@ -183,14 +186,24 @@ class ChatTemplate(Renderer):
     def write_conversation(
         self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
     ) -> None:
+        hostile = plan.control_tokens != "parse" and self._has_control(conversation.messages, conversation.tools)
+        if hostile:
+            self._note_hostile(plan)
         single = settings.turns == "single" or not trains_only_assistants(conversation.messages, weights)
         if settings.train_on_what is TrainOnWhat.ALL_TOKENS or (single and any(weights)):
-            self._write_single(plan, index, conversation, weights, settings)
+            self._write_single(plan, index, conversation, weights, settings, hostile=hostile)
         else:
-            self._write_turns(plan, index, conversation, weights, settings)
+            self._write_turns(plan, index, conversation, weights, settings, hostile=hostile)
 
     def _write_turns(
-        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
+        self,
+        plan: Plan,
+        index: int,
+        conversation: Conversation,
+        weights: list[float],
+        settings: RenderSettings,
+        *,
+        hostile: bool,
     ) -> None:
         last: Turn | None = None  # the last turn of the open example
         examples, merged = 0, False
@@ -199,7 +212,7 @@ class ChatTemplate(Renderer):
             if not weight:
                 continue
             try:
-                turn = self._turn(plan, conversation, i)
+                turn = self._turn(plan, conversation, i, hostile=hostile)
             except InputError as error:
                 plan.refusals.append(Refusal(index, i, error.field, error.reason, error.detail))
                 continue
@@ -227,11 +240,11 @@ class ChatTemplate(Renderer):
         if examples and settings.turns == "drop":
             raise DroppedError("messages", "turns_disagree", "its trained turns cannot share one sequence")
 
-    def _turn(self, plan: Plan, conversation: Conversation, index: int) -> Turn:
+    def _turn(self, plan: Plan, conversation: Conversation, index: int, *, hostile: bool) -> Turn:
         messages, tools = conversation.messages, conversation.tools
         try:
-            prompt, _ = self._render(plan, messages[:index], tools, generation=True)
-            text, origin = self._render(plan, messages[: index + 1], tools)
+            prompt = self._template.render(messages[:index], tools, add_generation_prompt=True)
+            text, origin = self._render(messages[: index + 1], tools, hostile=hostile)
         except RefusedError as error:
             raise RefusedError(f"messages[{index}]", error.reason, error.detail) from None
         if not text.startswith(prompt):
@@ -265,11 +278,19 @@ class ChatTemplate(Renderer):
     # -- one sequence of everything
 
     def _write_single(
-        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
+        self,
+        plan: Plan,
+        index: int,
+        conversation: Conversation,
+        weights: list[float],
+        settings: RenderSettings,
+        *,
+        hostile: bool,
     ) -> None:
         messages, tools = conversation.messages, conversation.tools
+        if not hostile and self._write_single_by_headers(plan, index, conversation, weights, settings):
+            return
         traced = self._template.render_traced(messages, tools)
-        plan.control_in_content |= self._has_control(messages, tools)
         everything = settings.train_on_what is TrainOnWhat.ALL_TOKENS
         position = 0
         last = -1
@@ -296,12 +317,57 @@ class ChatTemplate(Renderer):
         if last >= 0 or everything:
             plan.end_example(index, -1)
 
+    def _write_single_by_headers(
+        self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
+    ) -> bool:
+        """The quick way: no message contains a control token, so every assistant header in the text is the template's.
+
+        Returns False, with nothing written, where headers and assistant messages cannot be matched one to one.
+        """
+        messages = conversation.messages
+        header = self.generation_suffix
+        speakers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if settings.train_on_what is TrainOnWhat.ALL_TOKENS or any(
+            weight and messages[i]["role"] != "assistant" for i, weight in enumerate(weights)
+        ):
+            return False
+        if not header or not self.tokenizer.has_control_token(header):
+            return False
+        text = self._template.render(messages, conversation.tools)
+        starts: list[int] = []
+        position = text.find(header)
+        while position >= 0:
+            starts.append(position + len(header))
+            position = text.find(header, position + len(header))
+        if len(starts) != len(speakers):
+            return False
+        stops = {token.text for token in self._stops}
+        position = 0
+        for i, start in zip(speakers, starts, strict=True):
+            if not weights[i]:
+                continue
+            ends = (m.end() for m in self.tokenizer.control_pattern.finditer(text, start) if m.group() in stops)
+            stop = next(ends, len(text))
+            plan.begin_message(i - 1)
+            self._write(plan, text, None, position, start - len(header))
+            plan.begin_message(i)
+            self._write(plan, text, None, start - len(header), start)
+            plan.begin_body(weights[i])
+            self._write(plan, text, None, start, stop)
+            plan.end_body()
+            plan.counts["header_merge"] += plan.merged()
+            position = stop
+        plan.end_example(index, -1)
+        return True
+
     def _span_in(self, traced: TracedText, conversation: Conversation, index: int) -> tuple[int, int]:
         """Where a message's own text, with its end token, lies in the rendering of the whole conversation."""
         mark = chr(index + 1)
         first, last = traced.origin.find(mark), traced.origin.rfind(mark)
         if conversation.messages[index]["role"] == "assistant":
-            prompt, _ = self._render_plain(conversation.messages[:index], conversation.tools, generation=True)
+            prompt = self._template.render(
+                conversation.messages[:index], conversation.tools, add_generation_prompt=True
+            )
             if traced.text.startswith(prompt):
                 first, last = len(prompt), max(last, len(prompt) - 1)
         if first < 0:
@@ -317,21 +383,23 @@ class ChatTemplate(Renderer):
         """Write a part of a turn's text."""
         self._write(plan, turn.text, turn.origin, start, stop)
 
+    def _note_hostile(self, plan: Plan) -> None:
+        plan.control_in_content = True
+        if plan.control_tokens == "reject":
+            raise InputError("messages", "control_token", "expected text without control tokens; got some")
+
     def _render(
-        self, plan: Plan, messages: Sequence[Message], tools: Sequence[ToolSpec] | None, *, generation: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] | None,
+        *,
+        generation: bool = False,
+        hostile: bool = False,
     ) -> tuple[str, str | None]:
-        """The text and, only where some message contains a control token, its origins."""
-        if plan.control_tokens != "parse" and self._has_control(messages, tools):
-            plan.control_in_content = True
-            if plan.control_tokens == "reject":
-                raise InputError("messages", "control_token", "expected text without control tokens; got some")
+        """The text and, where some message contains a control token, its origins."""
+        if hostile:
             traced = self._template.render_traced(messages, tools, add_generation_prompt=generation)
             return traced.text, traced.origin
-        return self._render_plain(messages, tools, generation=generation)
-
-    def _render_plain(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None, *, generation: bool = False
-    ) -> tuple[str, None]:
         return self._template.render(messages, tools, add_generation_prompt=generation), None
 
     def _has_control(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> bool:
@@ -340,7 +408,7 @@ class ChatTemplate(Renderer):
 
     def _write(self, plan: Plan, text: str, origin: str | None, start: int, stop: int) -> None:
         """Write `text[start:stop]`: the template's own control tokens live, everything else text."""
-        if origin is None:
+        if origin is None or plan.control_tokens == "parse":
             plan.dynamic_template(text[start:stop])
             return
         position = start
@@ -397,14 +465,20 @@ class _Spans:
         self._renderer = renderer
         self._conversation = conversation
         self._next = 0
+        # Where the messages of the last example begin in its text.
+        self._starts: dict[int, int] = {}
+        self._text = ""
 
     def write(self, plan: Plan, turn: Turn, start: int, *, fresh: bool) -> None:
         """Write `turn.text[start : turn.start]`; `fresh` when a new example begins."""
-        if fresh:
-            self._next = 0
         position = start
+        if fresh:
+            self._next, position = self._reused(plan, turn)
+            self._starts = {m: p for m, p in self._starts.items() if m <= self._next}
+        self._text = turn.text
         for message in range(self._next, turn.index):
             plan.begin_message(message)
+            self._starts[message] = position
             end = self._end_of(message, turn)
             if end is not None and position <= end <= turn.start:
                 self._renderer.write_text(plan, turn, position, end)
@@ -412,6 +486,14 @@ class _Spans:
         plan.begin_message(turn.index)
         self._renderer.write_text(plan, turn, position, turn.start)
         self._next = turn.index + 1
+
+    def _reused(self, plan: Plan, turn: Turn) -> tuple[int, int]:
+        """Begin with what the last example shares with this turn's prompt: next message, and position in the text."""
+        for message in sorted(self._starts, reverse=True):
+            position = self._starts[message]
+            if position and turn.text.startswith(self._text[:position]) and plan.reuse(message):
+                return message, position
+        return 0, 0
 
     def _end_of(self, message: int, turn: Turn) -> int | None:
         suffix = self._renderer.generation_suffix

@@ -20,7 +20,7 @@ from .rendered import Refusal, RenderSettings, TrainOnWhat
 from .tokenizer import Tokenizer
 from .train_on import trains_only_assistants
 
-__all__ = ["Family", "MessageText", "Option", "Pieces", "View", "join_pieces"]
+__all__ = ["NOT_SHOWN", "Family", "MessageText", "Option", "Pieces", "View", "join_pieces"]
 
 Pieces = tuple[str, ...]
 """Template text, message text, template text, …: an odd number of strings."""
@@ -40,13 +40,26 @@ class MessageText(NamedTuple):
     rest: Pieces = ("",)
 
 
+NOT_SHOWN = MessageText(("",), ("",))
+"""A message that its template passes over; counted as `message_not_shown`."""
+
+
 class Option(NamedTuple):
-    """One option of a family: its type, default, and allowed values when they are few."""
+    """One option of a family.
+
+    Attributes:
+        type: type of its values.
+        default: its value when not given.
+        choices: allowed values when they are few.
+        help: one line for a person.
+        variable: the name that the chat template reads it under; empty for the same name, None when it reads none.
+    """
 
     type: type
     default: Any
     choices: tuple[Any, ...] = ()
     help: str = ""
+    variable: str | None = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +87,8 @@ class Family(Renderer):
         templates: sha256 of chat templates that it reproduces, with the options that each needs.
         OPTIONS: its options by name.
         stop: text of the token that ends a turn.
+        opens_with_assistant: whether its template gives a prompt before any message; where it does not, an assistant
+            message that comes first cannot be trained.
     """
 
     name: ClassVar[str]  # type: ignore[misc]
@@ -81,6 +96,7 @@ class Family(Renderer):
     templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     OPTIONS: ClassVar[Mapping[str, Option]] = {}
     stop: ClassVar[str]
+    opens_with_assistant: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
         self.tokenizer = tokenizer
@@ -125,6 +141,14 @@ class Family(Renderer):
         """Control tokens without which this family cannot be written."""
         return (self.stop,)
 
+    def template_variables(self) -> dict[str, Any]:
+        """What `apply_chat_template` must be given to write the same: `chat_template_kwargs` of a server."""
+        return {
+            option.variable or name: self.options[name]
+            for name, option in self.OPTIONS.items()
+            if option.variable is not None
+        }
+
     def get_stop_sequences(self) -> list[int] | list[str]:
         return [self.tokenizer.control[self.stop].id]
 
@@ -153,19 +177,25 @@ class Family(Renderer):
             plan.write(self.opening(view))
         for i in range(start, view.count):
             plan.begin_message(i)
-            header, body, rest = self.message(view, i)
-            plan.write(header)
-            plan.write(body)
-            plan.write(rest)
+            text = self.message(view, i)
+            plan.counts["message_not_shown"] += text is NOT_SHOWN
+            plan.write(text.header)
+            plan.write(text.body)
+            plan.write(text.rest)
 
     def _write_turns(
         self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
     ) -> None:
         messages, tools = conversation.messages, conversation.tools
         last: tuple[View, MessageText, Pieces] | None = None  # the open example's last turn
+        previous: View | None = None  # the view of the example before the open one
         examples, merged, last_index = 0, False, -1
         for i, weight in enumerate(weights):
             if not weight:
+                continue
+            if i == 0 and not self.opens_with_assistant:
+                detail = "expected a message before the first trained turn, as the template gives no prompt without one"
+                plan.refusals.append(Refusal(index, 0, "messages[0]", "template_refused", detail))
                 continue
             prompt_view = self.view(messages, tools, i)
             try:
@@ -181,12 +211,12 @@ class Family(Renderer):
                 if last is not None and not shares:
                     plan.end_example(index, last_index)
                     examples += 1
-                    last = None
+                    previous, last = last[0], None
                 if last is not None:
                     plan.write(last[1].rest)
                     self._write_messages(plan, prompt_view, last_index + 1)
                 else:
-                    self._write_messages(plan, prompt_view, 0)
+                    self._write_messages(plan, prompt_view, self._reused(plan, previous, prompt_view))
             except InputError as error:
                 if error.reason != "prompt_disagrees":
                     raise
@@ -206,6 +236,17 @@ class Family(Renderer):
         plan.counts["conversations_split"] += bool(examples)
         if examples and settings.turns == "drop":
             raise DroppedError("messages", "turns_disagree", "its trained turns cannot share one sequence")
+
+    def _reused(self, plan: Plan, old: View | None, new: View) -> int:
+        """Begin with what the last example, written for `old`, shares with the new view; its number of messages."""
+        if old is None or self.opening(old) != self.opening(new):
+            return 0
+        same = min(max(old.live_from, 0), old.count - 1)
+        while same < old.count - 1 and _flat(self.message(old, same)) == _flat(self.message(new, same)):
+            same += 1
+        while same and not plan.reuse(same):
+            same -= 1
+        return same
 
     def _continues(self, old: View, turn: Pieces, new: View) -> bool:
         """Whether the new view begins with what was written for the old one, whose last message was `turn`."""
@@ -233,16 +274,17 @@ class Family(Renderer):
         last = len(messages) - 1 if everything else max(i for i, weight in enumerate(weights) if weight)
         for i in range(last + 1):
             plan.begin_message(i)
-            header, body, rest = self.message(view, i)
-            plan.write(header)
+            text = self.message(view, i)
+            plan.counts["message_not_shown"] += text is NOT_SHOWN
+            plan.write(text.header)
             if everything:
-                plan.write(body)
+                plan.write(text.body)
             else:
                 plan.begin_body(weights[i])
-                plan.write(body)
+                plan.write(text.body)
                 plan.end_body()
             if i < last or everything:
-                plan.write(rest)
+                plan.write(text.rest)
         plan.end_body()
         plan.counts["header_merge"] += plan.merged()
         plan.end_example(index, -1)

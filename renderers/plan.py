@@ -67,6 +67,11 @@ class Plan:
         self._cut_swallow = False
         self._cut_bad = False
         self._joins: dict[tuple[str, str], bool] = {}
+        # Where messages begin, as numbers of pieces: of this example, and of the last one, which starts at a piece.
+        self._marks: dict[int, int] = {}
+        self._last_marks: dict[int, int] = {}
+        self._last_start = 0
+        self._watched, self._watched_text = -1, 0
 
     # -- writing
 
@@ -136,9 +141,18 @@ class Plan:
 
     def control(self, token: ControlToken) -> None:
         """One control token."""
+        at_boundary = self._watched >= 0 and len(self._pending) == self._watched_text
         if token.lstrip:
             self._pending = self._pending.rstrip(WHITE_SPACE)
         self._flush()
+        if self._watched >= 0:
+            if at_boundary and not self._cut_bad:
+                self._marks.setdefault(self._watched, len(self._source))
+            self._watched = -1
+        if self._cut_left is not None:
+            # A cut right before a control token is a boundary anyway, unless the token swallows what is left of it.
+            self._cut_bad |= token.lstrip and self._cut_left != self._cut_left.rstrip(WHITE_SPACE)
+            self._cut_left = None
         index = self._const_of.get(token.text)
         if index is None:
             index = self._constant(token.text, [token.id])
@@ -173,6 +187,7 @@ class Plan:
         if self._pending and self._held is None:
             self._held = self.message
         self.message = index
+        self._watched, self._watched_text = index, len(self._pending)
 
     def begin_body(self, weight: float) -> None:
         """What follows, up to `end_body`, is what the model says (or what is trained on, whoever says it)."""
@@ -193,17 +208,21 @@ class Plan:
         bad, self._cut_bad = self._cut_bad, False
         return bad
 
-    def mark(self) -> int:
-        """The number of pieces so far; closes the open stretch."""
-        self._flush()
-        return len(self._source)
+    def reuse(self, message: int) -> bool:
+        """Begin an example with what the last one begins with, up to its message `message`, untrained.
 
-    def copy(self, start: int, stop: int) -> None:
-        """Pieces `start:stop` again, untrained: text shared with an earlier example is encoded once."""
-        self._flush()
+        Text that examples of a conversation share is encoded once. Returns False, with nothing written, where the
+        last example has no control token at the start of that message to cut it at.
+        """
+        stop = self._last_marks.get(message)
+        if stop is None:
+            return False
+        start, here = self._last_start, len(self._source)
         self._source += self._source[start:stop]
         self._weights += [0.0] * (stop - start)
         self._messages += self._messages[start:stop]
+        self._marks = {m: mark - start + here for m, mark in self._last_marks.items() if m <= message}
+        return True
 
     def end_example(self, conversation: int, turn: int) -> None:
         """Close the example; `turn` is its last trained message, -1 when it holds the whole conversation."""
@@ -211,6 +230,8 @@ class Plan:
         self._example_ends.append(len(self._source))
         self._conversation.append(conversation)
         self._turn.append(turn)
+        self._last_start = self._example_ends[-2] if len(self._example_ends) > 1 else 0
+        self._last_marks = self._marks
         self._reset()
 
     def position(self) -> tuple[int, int, int]:
@@ -232,6 +253,8 @@ class Plan:
         self._swallow = self._cut_bad = False
         self._cut_left = self._held = None
         self.message, self.weight = -1, 0.0
+        self._marks = {}
+        self._watched = -1
 
     # -- pieces
 

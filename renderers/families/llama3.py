@@ -38,7 +38,7 @@ class Llama3(Family):
         "e10ca381b1ccc5cf9db52e371f3b6651576caee0a630b452e2816b2d404d4b65": {},
     }
     OPTIONS: ClassVar[Mapping[str, Option]] = {
-        "current_date": Option(str, "26 Jul 2024"),
+        "current_date": Option(str, "26 Jul 2024", variable="date_string"),
         "tools_in_user_message": Option(bool, True),
     }
     stop = "<|eot_id|>"

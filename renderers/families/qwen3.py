@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import RefusedError
-from ..family import Family, MessageText, Option, Pieces, View, join_pieces
+from ..family import NOT_SHOWN, Family, MessageText, Option, Pieces, View, join_pieces
 from ..messages import Message, ToolSpec
 
 __all__ = ["RENDERERS", "Qwen3", "Qwen3Instruct"]
@@ -77,7 +77,7 @@ class Qwen3Instruct(Family):
                 return MessageText(("<|im_start|>system\n",), body, ("\n",))
         if role in ("user", "system"):
             return MessageText((f"<|im_start|>{role}\n",), ("", _content(message), "<|im_end|>"), ("\n",))
-        return MessageText(("",), ("",))  # the template passes over other roles
+        return NOT_SHOWN  # the template passes over other roles
 
     def generation_prompt(self, view: View) -> Pieces:  # noqa: ARG002
         return ("<|im_start|>assistant\n",)
@@ -98,7 +98,7 @@ class Qwen3(Qwen3Instruct):
     templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": {},
     }
-    OPTIONS: ClassVar[Mapping[str, Option]] = {"thinking": Option(bool, True)}
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"thinking": Option(bool, True, variable="enable_thinking")}
 
     @property
     def has_extension_property(self) -> bool:
