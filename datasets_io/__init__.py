@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .atomic import TEMPORARY_PREFIX, atomic_path, atomic_stream, remove_leftovers, write_bytes, write_json
     from .batching import Batch, BatchPlan, BatchPosition, iter_batches, plan_batches
+    from .block_files import BlockReport, RenderTask
+    from .block_render import BlockResult, Drop, is_held_out, render_block
     from .block_rows import BlockBatch, BlockMeta, block_to_batch
     from .blocks import Block, BlockFault, iter_blocks
+    from .build import BuildOutcome, BuildProgress, build_shards, check_rejects, run_build
     from .columns import BatchView
+    from .errors import TooManyRejectsError, WorkerDiedError
     from .export import IGNORE_INDEX, export_parquet
     from .formats import FORMATS, convert_row
     from .manifest import (
@@ -24,9 +28,11 @@ if TYPE_CHECKING:
         InputFile,
         Libraries,
         Manifest,
+        Notes,
         RendererInfo,
         RunSpec,
         ShardInfo,
+        SourceCounts,
         Totals,
         explain_difference,
     )
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from .shard_writer import CODECS, ShardWriter
     from .shards import RankView, ShardReader
     from .sources import InputFingerprint, Source, expand_inputs, input_fingerprint
+    from .spec import LengthPolicy, RenderSpec
     from .verify import Fault, Rerender, VerifyReport, verify_shards
 
 _MODULES = {
@@ -59,9 +66,14 @@ _MODULES = {
     "BlockBatch": "block_rows",
     "BlockFault": "blocks",
     "BlockMeta": "block_rows",
+    "BlockReport": "block_files",
+    "BlockResult": "block_render",
+    "BuildOutcome": "build",
+    "BuildProgress": "build",
     "CODECS": "shard_writer",
     "Codec": "manifest",
     "ColumnMapping": "mapping",
+    "Drop": "block_render",
     "FORMATS": "formats",
     "FORMAT_VERSION": "schema",
     "Fault": "verify",
@@ -71,10 +83,12 @@ _MODULES = {
     "InputFile": "manifest",
     "InputFingerprint": "sources",
     "LENGTH_BIN_EDGES": "manifest",
+    "LengthPolicy": "spec",
     "Libraries": "manifest",
     "MANIFEST_NAME": "manifest",
     "Manifest": "manifest",
     "NO_ROLE": "rows",
+    "Notes": "manifest",
     "PackingPlan": "packing",
     "ParsedBlock": "read",
     "ParsedRow": "read",
@@ -84,6 +98,8 @@ _MODULES = {
     "RankView": "shards",
     "ReadOptions": "read",
     "Reject": "read",
+    "RenderSpec": "spec",
+    "RenderTask": "block_files",
     "RendererInfo": "manifest",
     "Rerender": "verify",
     "Row": "rows",
@@ -94,12 +110,17 @@ _MODULES = {
     "ShardReader": "shards",
     "ShardWriter": "shard_writer",
     "Source": "sources",
+    "SourceCounts": "manifest",
     "TEMPORARY_PREFIX": "atomic",
+    "TooManyRejectsError": "errors",
     "Totals": "manifest",
     "VerifyReport": "verify",
+    "WorkerDiedError": "errors",
     "atomic_path": "atomic",
     "atomic_stream": "atomic",
     "block_to_batch": "block_rows",
+    "build_shards": "build",
+    "check_rejects": "build",
     "convert_row": "formats",
     "datum_to_row": "rows",
     "expand_inputs": "sources",
@@ -107,6 +128,7 @@ _MODULES = {
     "export_parquet": "export",
     "format_reject": "read",
     "input_fingerprint": "sources",
+    "is_held_out": "block_render",
     "iter_batches": "batching",
     "iter_blocks": "blocks",
     "parse_block": "read",
@@ -115,8 +137,10 @@ _MODULES = {
     "plan_packing": "packing",
     "read_conversations": "read",
     "remove_leftovers": "atomic",
+    "render_block": "block_render",
     "row_to_datum": "rows",
     "rows_to_batch": "schema",
+    "run_build": "build",
     "schema_of": "schema",
     "verify_shards": "verify",
     "write_bytes": "atomic",
@@ -142,15 +166,22 @@ __all__ = [
     "BlockBatch",
     "BlockFault",
     "BlockMeta",
+    "BlockReport",
+    "BlockResult",
+    "BuildOutcome",
+    "BuildProgress",
     "Codec",
     "ColumnMapping",
+    "Drop",
     "Fault",
     "Histogram",
     "ImageRef",
     "InputFile",
     "InputFingerprint",
+    "LengthPolicy",
     "Libraries",
     "Manifest",
+    "Notes",
     "PackingPlan",
     "ParsedBlock",
     "ParsedRow",
@@ -158,6 +189,8 @@ __all__ = [
     "RankView",
     "ReadOptions",
     "Reject",
+    "RenderSpec",
+    "RenderTask",
     "RendererInfo",
     "Rerender",
     "Row",
@@ -168,11 +201,16 @@ __all__ = [
     "ShardReader",
     "ShardWriter",
     "Source",
+    "SourceCounts",
+    "TooManyRejectsError",
     "Totals",
     "VerifyReport",
+    "WorkerDiedError",
     "atomic_path",
     "atomic_stream",
     "block_to_batch",
+    "build_shards",
+    "check_rejects",
     "convert_row",
     "datum_to_row",
     "expand_inputs",
@@ -180,6 +218,7 @@ __all__ = [
     "export_parquet",
     "format_reject",
     "input_fingerprint",
+    "is_held_out",
     "iter_batches",
     "iter_blocks",
     "parse_block",
@@ -188,8 +227,10 @@ __all__ = [
     "plan_packing",
     "read_conversations",
     "remove_leftovers",
+    "render_block",
     "row_to_datum",
     "rows_to_batch",
+    "run_build",
     "schema_of",
     "verify_shards",
     "write_bytes",

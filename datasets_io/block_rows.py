@@ -96,11 +96,13 @@ class BlockBatch(NamedTuple):
         batch: the rows that can train, in order.
         too_short: int64, indices of examples with fewer than 2 tokens, left out.
         untrained: int64, indices of examples without a nonzero weight after the shift, left out.
+        without_mean: int64, indices of examples whose weights sum to 0 or less where a mean was asked for, left out.
     """
 
     batch: ArrowBatch
     too_short: npt.NDArray[np.int64]
     untrained: npt.NDArray[np.int64]
+    without_mean: npt.NDArray[np.int64]
 
 
 def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reduction = "none") -> BlockBatch:
@@ -110,14 +112,14 @@ def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reductio
 
     Raises:
         UserError: 2**31 tokens or more in one block.
-        InputError: `reduction="mean"` and an example's weights sum to 0 or less.
     """
     if len(rendered.tokens) > np.iinfo(np.int32).max:
         raise UserError(f"block: expected fewer than 2**31 tokens; got {len(rendered.tokens)}; use smaller blocks")
     inputs, targets, weights, offsets = shift_block(rendered.tokens, rendered.weights, rendered.offsets)
     num_trained = count_trained(weights, offsets)
+    without_mean = np.empty(0, np.int64)
     if reduction == "mean":
-        weights = mean_weights(weights, offsets)
+        weights, without_mean = mean_weights(weights, offsets)
     conversation = rendered.conversation
     columns = [
         list_column(numbers(inputs), offsets),
@@ -137,9 +139,10 @@ def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reductio
     short = np.diff(rendered.offsets) < 2
     untrained = ~short & (num_trained == 0)
     unfit = short | untrained
+    unfit[without_mean] = True
     if unfit.any():
         batch = batch.filter(bits(~unfit))
-    return BlockBatch(batch, np.flatnonzero(short), np.flatnonzero(untrained))
+    return BlockBatch(batch, np.flatnonzero(short), np.flatnonzero(untrained), without_mean)
 
 
 def _run_roles(rendered: RenderedBlock, meta: BlockMeta) -> npt.NDArray[np.int8]:

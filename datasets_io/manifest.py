@@ -28,9 +28,11 @@ __all__ = [
     "InputFile",
     "Libraries",
     "Manifest",
+    "Notes",
     "RendererInfo",
     "RunSpec",
     "ShardInfo",
+    "SourceCounts",
     "Totals",
     "explain_difference",
 ]
@@ -146,6 +148,31 @@ class Histogram(_Model):
         return Histogram(counts=[a + b for a, b in zip(self.counts, other.counts, strict=True)])
 
 
+class SourceCounts(_Model):
+    """One input's rows: read = accepted + rejected, and the accepted ones by format."""
+
+    read: Count = 0
+    accepted: Count = 0
+    rejected: Count = 0
+    formats: dict[str, Count] = {}
+
+
+class Notes(_Model):
+    """Worth knowing, but deciding nothing.
+
+    Attributes:
+        model: as it was named.
+        renderer_choice: why this renderer was taken, in words.
+        encoder: what encoded the text.
+        encoder_fallback: why that was not the fast encoder; None where it was, or was not wanted.
+    """
+
+    model: str = ""
+    renderer_choice: str = ""
+    encoder: str = ""
+    encoder_fallback: str | None = None
+
+
 class Manifest(_Model):
     """The whole of `manifest.json`.
 
@@ -158,6 +185,9 @@ class Manifest(_Model):
         drops: conversations, turns or examples dropped after rendering, by reason.
         events: what happened in rows that were kept, by name.
         formats: input rows by detected format.
+        sources: the same counts per input that gave rows, by its name.
+        ignored_fields: keys of rows and messages that no template knows, and how often; the rarest under `(others)`.
+        notes: what is worth knowing besides.
     """
 
     run: RunSpec
@@ -169,6 +199,9 @@ class Manifest(_Model):
     drops: dict[str, Count] = {}
     events: dict[str, Count] = {}
     formats: dict[str, Count] = {}
+    sources: dict[str, SourceCounts] = {}
+    ignored_fields: dict[str, Count] = {}
+    notes: Notes = Notes()
 
     @property
     def fingerprint(self) -> str:

@@ -98,6 +98,11 @@ class Progress:
             self._shown = now
             self._write(self._line())
 
+    def skip(self, amount: float) -> None:
+        """Add work that an earlier run finished: it counts for the bar and not for the rate."""
+        self.done += amount
+        self._already += amount
+
     def _line(self) -> str:
         of = "" if self.total is None else f"/{_amount(self.total, self.unit)}"
         share = f" ({self.done / self.total:.0%})" if self.total else ""

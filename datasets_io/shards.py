@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from renderers import Datum, OptionError, UserError
 
-from .arrow_numpy import to_numpy
+from .arrow_numpy import ArrowBatch, to_numpy
 from .columns import BatchView
 from .manifest import Manifest, ShardInfo
 from .rows import Row, row_to_datum
 from .schema import layout_of
 
-__all__ = ["RankView", "ShardReader", "open_shard"]
+__all__ = ["RankView", "ShardReader", "open_shard", "read_batch"]
 
 _COMPRESSED_BATCHES_KEPT = 8
 """Decompressed record batches held at a time; batches of uncompressed files are views and are all kept."""
@@ -47,6 +47,20 @@ def open_shard(path: Path, columns: Sequence[str] | None = None) -> Any:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return reader
+
+
+def read_batch(reader: Any, index: int, path: Path, full: bool = False) -> ArrowBatch:
+    """One record batch of `open_shard(path)`; its buffers are checked for size, with `full` for content too.
+
+    Raises:
+        UserError: it cannot be read; names the file.
+    """
+    try:
+        batch = reader.get_batch(index)
+        batch.validate(full=full)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: expected a whole Arrow IPC file; {str(error).splitlines()[0]}") from None
+    return batch
 
 
 class ShardReader(Sequence[Datum]):
@@ -75,7 +89,7 @@ class ShardReader(Sequence[Datum]):
         self._views: OrderedDict[int, BatchView] = OrderedDict()
         self._files: list[Any] | None = [self._open(shard) for shard in self._shards]
         self._batches = [
-            (file, i, shard.codec is not None)
+            (file, i, shard)
             for shard, file in zip(self._shards, self._files, strict=True)
             for i in range(file.num_record_batches)
         ]
@@ -118,9 +132,10 @@ class ShardReader(Sequence[Datum]):
         """Distinct sources, in order of appearance; reads no tokens."""
         found: dict[str, None] = {}
         for shard in self._shards:
-            reader = open_shard(self.path / shard.file, ["source"])
+            path = self.path / shard.file
+            reader = open_shard(path, ["source"])
             for i in range(reader.num_record_batches):
-                column = reader.get_batch(i).column(0)
+                column = read_batch(reader, i, path, full=True).column(0)
                 names = column.dictionary.to_pylist()
                 found.update(dict.fromkeys(names[number] for number in column.indices.unique().to_pylist()))
         return list(found)
@@ -174,13 +189,12 @@ class ShardReader(Sequence[Datum]):
     def _read_counts(self) -> list[tuple[Any, Any]]:
         counts: list[tuple[Any, Any]] = []
         for shard in self._shards:
-            reader = open_shard(self.path / shard.file, ["num_tokens", "num_trained"])
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            path = self.path / shard.file
+            reader = open_shard(path, ["num_tokens", "num_trained"])
+            batches = [read_batch(reader, i, path) for i in range(reader.num_record_batches)]
             rows = sum(batch.num_rows for batch in batches)
             if rows != shard.rows:
-                raise UserError(
-                    f"{self.path / shard.file}: expected {shard.rows} rows, as the manifest says; got {rows}"
-                )
+                raise UserError(f"{path}: expected {shard.rows} rows, as the manifest says; got {rows}")
             counts += [(to_numpy(batch.column(0)), to_numpy(batch.column(1))) for batch in batches]
         return counts
 
@@ -200,9 +214,9 @@ class ShardReader(Sequence[Datum]):
         with self._lock:
             view = self._views.get(number)
             if view is None:
-                file, i, compressed = self._batches[number]
-                view = self._views[number] = BatchView(file.get_batch(i))
-                if compressed and len(self._views) > _COMPRESSED_BATCHES_KEPT:
+                file, i, shard = self._batches[number]
+                view = self._views[number] = BatchView(read_batch(file, i, self.path / shard.file))
+                if shard.codec and len(self._views) > _COMPRESSED_BATCHES_KEPT:
                     self._views.popitem(last=False)
             return view
 

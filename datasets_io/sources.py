@@ -14,7 +14,7 @@ from renderers import InternalError, UserError
 from .streams import ByteStream, file_sha256, open_stream
 from .tables import TableRow, arrow_rows, dataset_rows, parquet_rows
 
-__all__ = ["InputFingerprint", "Source", "expand_inputs", "input_fingerprint"]
+__all__ = ["InputFingerprint", "Source", "expand_inputs", "input_fingerprint", "input_size"]
 
 SourceKind = Literal["lines", "detect", "parquet", "arrow", "dataset"]
 _KIND_BY_SUFFIX: dict[str, SourceKind] = {
@@ -151,6 +151,13 @@ def input_fingerprint(source: Source) -> InputFingerprint:
         InternalError: an input that can be read only once has not been read to its end yet.
     """
     return source.fingerprint()
+
+
+def input_size(sources: Sequence[Source]) -> int | None:
+    """Uncompressed bytes of all inputs together, None where that is not known without reading them."""
+    if any(s.is_table or s.path is None or s.reads_once or s.compression is not None for s in sources):
+        return None
+    return sum(source.path.stat().st_size for source in sources if source.path is not None)
 
 
 def _expand(text: str) -> list[Source]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from .datum import to_datum
 from .errors import DroppedError, InputError, OptionError, RefusedError
 from .messages import Conversation, Message, ToolSpec, check_messages
+from .parsing import Delta, Endings, ParseTermination, ResponseFormat, StreamParser, stream_response
+from .parsing.formats import PLAIN
 from .plan import Plan
 from .rendered import (
     CONTROL_TOKEN_POLICIES,
@@ -27,6 +30,9 @@ from .rendered import (
 from .tokenizer import Tokenizer
 from .train_on import message_weights
 from .types import Datum, ModelInput
+
+if TYPE_CHECKING:
+    from .extension import Extension
 
 __all__ = ["Renderer", "SupervisedExample"]
 
@@ -55,7 +61,13 @@ class Renderer(ABC):
     arguments_as_text: bool = False
     """Whether tool-call arguments must be JSON text, not objects, for this template."""
     takes_parts: bool = False
-    """Whether the template itself reads content given as parts; else text parts are joined before it sees them."""
+    """Whether the template itself reads content given as parts; else text parts are joined before it sees them.
+
+    Thinking parts become `reasoning_content` either way."""
+    takes_images: bool = False
+    """Whether image parts are written as images; a renderer that does not refuses them."""
+    response_format: ResponseFormat = PLAIN
+    """How a sampled turn is written, so that `parse_response` can read it."""
 
     # -- to be written by each renderer
 
@@ -76,7 +88,11 @@ class Renderer(ABC):
     @property
     @abstractmethod
     def has_extension_property(self) -> bool:
-        """Whether each prompt of a conversation starts with the previous prompt and turn, token for token."""
+        """Whether each prompt of a conversation starts with the previous prompt and turn, whatever was said.
+
+        Token for token, except where the turn's first characters would melt with the prompt's last ones (a turn that
+        starts with a line break, after a header that ends with one): there the text is the same and the split is not.
+        """
 
     # -- many conversations
 
@@ -109,13 +125,38 @@ class Renderer(ABC):
     def _prepared(self, conversation: Conversation) -> Conversation:
         """The conversation as this renderer's template can express it."""
         messages = conversation.messages
-        if not self.takes_parts and any(type(message.get("content")) is list for message in messages):
-            messages = [_flattened(message, i) for i, message in enumerate(messages)]
+        if any(type(message.get("content")) is list for message in messages):
+            messages = [self._without_parts(message, i) for i, message in enumerate(messages)]
         if self.arguments_as_text:
             messages = [_with_text_arguments(message) for message in messages]
         if messages is conversation.messages:
             return conversation
         return Conversation(messages, conversation.tools, conversation.id, conversation.metadata)
+
+    def _without_parts(self, message: Message, index: int) -> Message:
+        """Text parts joined unless the template reads parts, thinking parts to `reasoning_content`."""
+        content = message.get("content")
+        if not isinstance(content, list):
+            return message
+        shown: list[Any] = []
+        thoughts: list[str] = []
+        for k, part in enumerate(content):
+            kind = part.get("type")
+            if kind == "thinking":
+                thoughts.append(cast("Any", part)["thinking"])
+            elif kind == "text" or (kind == "image" and self.takes_images):
+                shown.append(part)
+            else:
+                raise RefusedError(
+                    f"messages[{index}].content[{k}]",
+                    "text_only",
+                    f"expected text, as renderer {self.name} shows no {kind}",
+                )
+        kept = shown if self.takes_parts else "".join(part["text"] for part in shown)
+        prepared: dict[str, Any] = {**message, "content": kept}
+        if thoughts and "reasoning_content" not in message:
+            prepared["reasoning_content"] = "".join(thoughts)
+        return cast("Message", prepared)
 
     # -- one conversation
 
@@ -234,6 +275,82 @@ class Renderer(ABC):
         model_input, weights = self.build_supervised_example(messages, train_on_what, tools, turns=turns)
         return to_datum(model_input.to_numpy(), weights, max_length=max_length, reduction=reduction)  # type: ignore[arg-type]
 
+    # -- what comes back
+
+    def turn_stops(self) -> list[int] | list[str]:
+        """The stop sequences that the template itself writes after a turn."""
+        return self.get_stop_sequences()
+
+    def stream_parser(
+        self, *, prompt_tokens: Sequence[int] | None = None, tools: Sequence[ToolSpec] | None = None
+    ) -> StreamParser:
+        """A parser for one sampled turn, fed as tokens arrive.
+
+        Args:
+            prompt_tokens: the prompt that was sampled from; by default one of this renderer's own. Where it leaves a
+                think block open, the turn starts with reasoning.
+            tools: declarations, whose parameter types decide how bare values (XML and GLM arguments) are read.
+        """
+        prompt = self._own_prompt if prompt_tokens is None else prompt_tokens
+        return StreamParser(self.response_format, self.tokenizer, self._endings, prompt, tools)
+
+    def parse_response(
+        self,
+        tokens: Iterable[int],
+        *,
+        prompt_tokens: Sequence[int] | None = None,
+        tools: Sequence[ToolSpec] | None = None,
+    ) -> tuple[Message, ParseTermination]:
+        """A sampled turn as a message, and how it ended; never raises on any ids.
+
+        Args:
+            tokens: what was sampled, with its stop token when it has one.
+            prompt_tokens, tools: see `stream_parser`.
+
+        Returns:
+            The assistant's message: `content` without the white space that the template puts around it, and where
+            there are any `reasoning_content`, `tool_calls` (arguments as objects) and
+            `unparsed_tool_calls: [{"raw", "reason"}]`.
+        """
+        parser = self.stream_parser(prompt_tokens=prompt_tokens, tools=tools)
+        parser.feed(tokens)
+        return parser.finish()
+
+    def parse_response_streaming(
+        self,
+        tokens: Iterable[int],
+        *,
+        prompt_tokens: Sequence[int] | None = None,
+        tools: Sequence[ToolSpec] | None = None,
+    ) -> Iterator[Delta]:
+        """Deltas as `tokens` arrive, and a `ResponseEnd` with message and termination last."""
+        return stream_response(self.stream_parser(prompt_tokens=prompt_tokens, tools=tools), tokens)
+
+    def extend(
+        self,
+        prompt_tokens: Sequence[int],
+        completion_tokens: Sequence[int],
+        new_messages: Messages,
+        tools: Sequence[ToolSpec] | None = None,
+        *,
+        messages: Messages | None = None,
+    ) -> Extension:
+        """The next prompt of a conversation without rendering again what was sampled: see `renderers.extension`."""
+        from .extension import extend
+
+        return extend(self, prompt_tokens, completion_tokens, new_messages, tools, messages=messages)
+
+    @cached_property
+    def _own_prompt(self) -> list[int]:
+        try:
+            return self.build_generation_prompt([{"role": "user", "content": "Hello"}]).to_ints()
+        except InputError:
+            return []  # a template that wants more than this: nothing is known about its prompts' end
+
+    @cached_property
+    def _endings(self) -> Endings:
+        return Endings.of(self.tokenizer, self.turn_stops())
+
 
 def _policy(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
@@ -248,29 +365,6 @@ def _settings(train_on_what: TrainOnWhat | str, turns: Turns, control_tokens: Co
         _policy("turns", turns, TURN_POLICIES),
         _policy("control_tokens", control_tokens, CONTROL_TOKEN_POLICIES),
     )
-
-
-def _flattened(message: Message, index: int) -> Message:
-    """Text parts joined to one string, thinking parts to `reasoning_content`."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for k, part in enumerate(content):
-        kind = part.get("type")
-        if kind == "text":
-            texts.append(cast("Any", part)["text"])
-        elif kind == "thinking":
-            thoughts.append(cast("Any", part)["thinking"])
-        else:
-            raise RefusedError(
-                f"messages[{index}].content[{k}]", "text_only", f"expected text, as this template shows no {kind}"
-            )
-    flat: dict[str, Any] = {**message, "content": "".join(texts)}
-    if thoughts and "reasoning_content" not in message:
-        flat["reasoning_content"] = "".join(thoughts)
-    return cast("Message", flat)
 
 
 def _with_text_arguments(message: Message) -> Message:

@@ -15,8 +15,10 @@ from typing import Any
 
 from .base import Renderer
 from .errors import DroppedError, InputError, OptionError, RefusedError, UserError
-from .jinja_template import ChatTemplateSource, TracedText
+from .jinja_template import ChatTemplateSource, Prefixes, TracedText
 from .messages import Conversation, Message, ToolSpec
+from .parsing import ResponseFormat
+from .parsing.probe import probe_format
 from .plan import Plan
 from .rendered import Refusal, RenderSettings, TrainOnWhat
 from .tokenizer import ControlToken, Tokenizer
@@ -101,17 +103,20 @@ class ChatTemplate(Renderer):
     @cached_property
     def _stops(self) -> list[ControlToken]:
         """Tokens that end a turn: by the template's closing, tool calls included, then by the model's own settings."""
-        found: dict[int, ControlToken] = {}
+        configured = set(self.tokenizer.generation_stop_tokens)
+        by_config = [t for t in self.tokenizer.control.values() if t.id in configured]
+        eos = [t for t in self.tokenizer.control.values() if t.text == self.tokenizer.eos_token]
+        return list(dict.fromkeys((*self._written_stops, *by_config, *eos)))
+
+    @cached_property
+    def _written_stops(self) -> list[ControlToken]:
+        """Tokens that the template writes at the end of an answer and of a call."""
         called = self.probe([_PROBE_USER, {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}]) or ""
         after_call = called[called.rindex(_PROBE) + len(_PROBE) :] if _PROBE in called else ""
         last_of_call = [part for part in self.tokenizer.split(after_call) if isinstance(part, ControlToken)][-1:]
         first_of_text = [part for part in self.tokenizer.split(self._closing) if isinstance(part, ControlToken)][:1]
-        configured = set(self.tokenizer.generation_stop_tokens)
-        by_config = [t for t in self.tokenizer.control.values() if t.id in configured]
-        eos = [t for t in self.tokenizer.control.values() if t.text == self.tokenizer.eos_token]
-        for token in (*first_of_text, *last_of_call, *by_config, *eos):
-            found[token.id] = token
-        return list(found.values())
+        inside = self.response_format.marks  # a mark around a call ends the call, not the turn
+        return [token for token in dict.fromkeys((*first_of_text, *last_of_call)) if token.text not in inside]
 
     @cached_property
     def arguments_as_text(self) -> bool:  # type: ignore[override]
@@ -148,6 +153,15 @@ class ChatTemplate(Renderer):
 
     def get_stop_sequences(self) -> list[int]:
         return [token.id for token in self._stops]
+
+    def turn_stops(self) -> list[int]:
+        written = self._written_stops or self._stops
+        return [token.id for token in written]
+
+    @cached_property
+    def response_format(self) -> ResponseFormat:  # type: ignore[override]
+        """Found by asking the template; its `name` says what was found."""
+        return probe_format(self.tokenizer, self.probe)
 
     @property
     def has_extension_property(self) -> bool:
@@ -207,12 +221,13 @@ class ChatTemplate(Renderer):
     ) -> None:
         last: Turn | None = None  # the last turn of the open example
         examples, merged = 0, False
-        spans = _Spans(self, conversation)
+        prefixes = self._template.prefixes(conversation.messages, conversation.tools)
+        spans = _Spans(self, prefixes)
         for i, weight in enumerate(weights):
             if not weight:
                 continue
             try:
-                turn = self._turn(plan, conversation, i, hostile=hostile)
+                turn = self._turn(plan, conversation, prefixes, i, hostile=hostile)
             except InputError as error:
                 plan.refusals.append(Refusal(index, i, error.field, error.reason, error.detail))
                 continue
@@ -240,11 +255,14 @@ class ChatTemplate(Renderer):
         if examples and settings.turns == "drop":
             raise DroppedError("messages", "turns_disagree", "its trained turns cannot share one sequence")
 
-    def _turn(self, plan: Plan, conversation: Conversation, index: int, *, hostile: bool) -> Turn:
-        messages, tools = conversation.messages, conversation.tools
+    def _turn(self, plan: Plan, conversation: Conversation, prefixes: Prefixes, index: int, *, hostile: bool) -> Turn:
+        origin: str | None = None
         try:
-            prompt = self._template.render(messages[:index], tools, add_generation_prompt=True)
-            text, origin = self._render(messages[: index + 1], tools, hostile=hostile)
+            prompt = prefixes.render(index, add_generation_prompt=True)
+            if hostile:
+                text, origin = self._render(conversation.messages[: index + 1], conversation.tools, hostile=True)
+            else:
+                text = prefixes.render(index + 1)
         except RefusedError as error:
             raise RefusedError(f"messages[{index}]", error.reason, error.detail) from None
         if not text.startswith(prompt):
@@ -461,9 +479,9 @@ class _Spans:
     A message ends where the rendering of the messages up to it ends, as long as that is how the text begins.
     """
 
-    def __init__(self, renderer: ChatTemplate, conversation: Conversation) -> None:
+    def __init__(self, renderer: ChatTemplate, prefixes: Prefixes) -> None:
         self._renderer = renderer
-        self._conversation = conversation
+        self._prefixes = prefixes
         self._next = 0
         # Where the messages of the last example begin in its text.
         self._starts: dict[int, int] = {}
@@ -499,8 +517,11 @@ class _Spans:
         suffix = self._renderer.generation_suffix
         if message == turn.index - 1 and suffix and turn.text.endswith(suffix, 0, turn.start):
             return turn.start - len(suffix)
-        text = self._renderer.probe(self._conversation.messages[: message + 1], self._conversation.tools)
-        return len(text) if text is not None and turn.text.startswith(text) else None
+        try:
+            text = self._prefixes.render(message + 1)
+        except RefusedError:
+            return None
+        return len(text) if turn.text.startswith(text) else None
 
 
 def _found(value: Any, search: Any) -> bool:
@@ -508,7 +529,7 @@ def _found(value: Any, search: Any) -> bool:
     if isinstance(value, str):
         return search(value) is not None
     if isinstance(value, Mapping):
-        return any(_found(key, search) or _found(item, search) for key, item in value.items())
+        return any(_found(item, search) or search(key) is not None for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return any(_found(item, search) for item in value)
     return False

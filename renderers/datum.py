@@ -60,24 +60,21 @@ def count_trained(weights: Weights, offsets: Offsets) -> npt.NDArray[np.int32]:
     return np.diff(np.searchsorted(np.flatnonzero(weights != 0), offsets)).astype(np.int32)
 
 
-def mean_weights(weights: Weights, offsets: Offsets) -> Weights:
-    """Weights divided so that each sequence's sum to 1 (summed in float64); float32 (total,).
+def mean_weights(weights: Weights, offsets: Offsets) -> tuple[Weights, npt.NDArray[np.int64]]:
+    """Weights divided so that each sequence's sum to 1, summed in float64.
 
-    A sequence whose weights are all 0 keeps them.
-
-    Raises:
-        InputError: weights that are not all 0 sum to 0 or less, so no mean exists.
+    Returns:
+        float32 (total,), and int64, which sequences have no mean: their weights are not all 0 but sum to 0 or less.
+        Those, and sequences whose weights are all 0, keep their weights.
     """
     lengths = np.diff(offsets)
     nonempty = lengths > 0
     sums = np.zeros(len(lengths), np.float64)
     if nonempty.any():
         sums[nonempty] = np.add.reduceat(weights, offsets[:-1][nonempty], dtype=np.float64)
-    bad = np.flatnonzero((sums <= 0) & (count_trained(weights, offsets) > 0))
-    if len(bad):
-        raise InputError("weights", "no_mean", f"expected weights with a sum above 0; got {sums[bad[0]]:g}")
+    without_mean = np.flatnonzero((sums <= 0) & (count_trained(weights, offsets) > 0))
     divisors = np.where(sums > 0, sums, 1.0)
-    return (weights / np.repeat(divisors, lengths)).astype(np.float32)
+    return (weights / np.repeat(divisors, lengths)).astype(np.float32), without_mean
 
 
 def to_datum(
@@ -96,7 +93,8 @@ def to_datum(
         reduction: `mean` divides so that the weights of this example sum to 1.
 
     Raises:
-        InputError: lengths differ, fewer than 2 positions, no target with a nonzero weight, a weight on an image.
+        InputError: lengths differ, fewer than 2 positions, no target with a nonzero weight, a weight on an image, or
+            weights without a mean.
         OptionError: `max_length` or `reduction` has an impossible value.
     """
     if max_length is not None and max_length < 2:
@@ -122,7 +120,10 @@ def to_datum(
     if not target_weights.any():
         raise InputError("weights", "no_trained_tokens", "expected a nonzero weight after the first token; got none")
     if reduction == "mean":
-        target_weights = mean_weights(target_weights, shifted)
+        target_weights, without_mean = mean_weights(target_weights, shifted)
+        if len(without_mean):
+            total = float(target_weights.sum())
+            raise InputError("weights", "no_mean", f"expected weights with a sum above 0; got {total:g}")
     return Datum(
         ModelInput(_cut(kept, length - 1)),
         {"target_tokens": targets.astype(np.int64), "weights": target_weights},

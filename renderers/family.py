@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from .base import Renderer
-from .errors import DroppedError, InputError, OptionError
+from .errors import DroppedError, InputError, OptionError, RefusedError
 from .messages import Conversation, Message, ToolSpec
 from .plan import Plan
 from .rendered import Refusal, RenderSettings, TrainOnWhat
@@ -50,7 +50,7 @@ class Option(NamedTuple):
     Attributes:
         type: type of its values.
         default: its value when not given.
-        choices: allowed values when they are few.
+        choices: allowed values when they are few; for a list, of what is in it.
         help: one line for a person.
         variable: the name that the chat template reads it under; empty for the same name, None when it reads none.
     """
@@ -68,6 +68,7 @@ class View:
 
     Attributes:
         live_from: messages from here on may be written differently once more messages follow.
+        generation: whether a generation prompt follows, as some templates write the last message differently then.
         facts: whatever a family derives from the messages once per view.
     """
 
@@ -75,6 +76,7 @@ class View:
     tools: Sequence[ToolSpec] | None
     count: int
     live_from: int
+    generation: bool = False
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -129,6 +131,10 @@ class Family(Renderer):
     def generation_prompt(self, view: View) -> Pieces:
         """What follows the view's messages when the assistant is to speak."""
 
+    def closing(self, view: View) -> Pieces:  # noqa: ARG002
+        """What follows the view's messages when nobody is to speak."""
+        return ("",)
+
     @abstractmethod
     def turn(self, view: View, index: int) -> MessageText:
         """The view's last message, an assistant's, as it follows the generation prompt of the messages before it.
@@ -136,6 +142,14 @@ class Family(Renderer):
         Its header is empty: the generation prompt is the header. Raises `RefusedError` (`prompt_disagrees`) where the
         template writes the turn unlike its prompt.
         """
+
+    def overlap(self, messages: Sequence[Message], index: int) -> str:  # noqa: ARG002
+        """For templates without an end token: what follows the turn `index` and ends it.
+
+        It is the beginning of the next message's header, or what that would be where there is none; trained with the
+        turn, and written once. Empty where turns end with a token of their own.
+        """
+        return ""
 
     def control_tokens(self) -> Sequence[str]:
         """Control tokens without which this family cannot be written."""
@@ -155,9 +169,14 @@ class Family(Renderer):
     # -- prompts
 
     def write_prompt(self, plan: Plan, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> None:
-        view = self.view(messages, tools, len(messages))
+        view = self._prompt_view(messages, tools, len(messages))
         self._write_messages(plan, view, 0)
         plan.write(self.generation_prompt(view))
+
+    def _prompt_view(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None, count: int) -> View:
+        view = self.view(messages, tools, count)
+        view.generation = True
+        return view
 
     # -- conversations
 
@@ -171,15 +190,20 @@ class Family(Renderer):
         else:
             self._write_turns(plan, index, conversation, weights, settings)
 
-    def _write_messages(self, plan: Plan, view: View, start: int) -> None:
-        """Messages from `start` to the end of the view, untrained; with the opening when from the first."""
+    def _write_messages(self, plan: Plan, view: View, start: int, written: str = "") -> None:
+        """Messages from `start` to the end of the view, untrained; with the opening when from the first.
+
+        `written`: how the first header begins, where that stands there already as the turn before it overlaps.
+        """
         if start == 0:
             plan.write(self.opening(view))
         for i in range(start, view.count):
             plan.begin_message(i)
             text = self.message(view, i)
-            plan.counts["message_not_shown"] += text is NOT_SHOWN
-            plan.write(text.header)
+            if text is NOT_SHOWN:
+                plan.counts["message_not_shown"] += 1
+            plan.write(_after(text.header, written) if written else text.header)
+            written = ""
             plan.write(text.body)
             plan.write(text.rest)
 
@@ -189,7 +213,7 @@ class Family(Renderer):
         messages, tools = conversation.messages, conversation.tools
         last: tuple[View, MessageText, Pieces] | None = None  # the open example's last turn
         previous: View | None = None  # the view of the example before the open one
-        examples, merged, last_index = 0, False, -1
+        examples, merged, last_index, overlap = 0, False, -1, ""
         for i, weight in enumerate(weights):
             if not weight:
                 continue
@@ -197,9 +221,11 @@ class Family(Renderer):
                 detail = "expected a message before the first trained turn, as the template gives no prompt without one"
                 plan.refusals.append(Refusal(index, 0, "messages[0]", "template_refused", detail))
                 continue
-            prompt_view = self.view(messages, tools, i)
+            writing = False
             try:
+                prompt_view = self._prompt_view(messages, tools, i)
                 turn_view = self.view(messages, tools, i + 1)
+                self._check_history(prompt_view, turn_view)
                 turn = self.turn(turn_view, i)
                 prompt = self.generation_prompt(prompt_view)
                 shares = (
@@ -207,18 +233,20 @@ class Family(Renderer):
                     and settings.turns != "split"
                     and not merged
                     and self._continues(last[0], join_pieces(last[2], last[1].body, last[1].rest), prompt_view)
+                    and (not overlap or self._begins(prompt_view, last_index + 1, overlap))
                 )
+                writing = True
                 if last is not None and not shares:
                     plan.end_example(index, last_index)
                     examples += 1
                     previous, last = last[0], None
                 if last is not None:
                     plan.write(last[1].rest)
-                    self._write_messages(plan, prompt_view, last_index + 1)
+                    self._write_messages(plan, prompt_view, last_index + 1, overlap)
                 else:
                     self._write_messages(plan, prompt_view, self._reused(plan, previous, prompt_view))
             except InputError as error:
-                if error.reason != "prompt_disagrees":
+                if writing:  # an earlier message is at fault, and half of the conversation is written
                     raise
                 plan.refusals.append(Refusal(index, i, error.field, error.reason, error.detail))
                 continue
@@ -226,6 +254,9 @@ class Family(Renderer):
             plan.write(prompt)
             plan.begin_body(weight)
             plan.write(turn.body)
+            overlap = self.overlap(messages, i)
+            if overlap:
+                plan.template(overlap)
             plan.end_body()
             merged = plan.merged()
             plan.counts["header_merge"] += merged
@@ -247,6 +278,21 @@ class Family(Renderer):
         while same and not plan.reuse(same):
             same -= 1
         return same
+
+    def _begins(self, view: View, index: int, overlap: str) -> bool:
+        """Whether what the overlap of the turn before `index` promised is what follows it."""
+        return index < view.count and self.message(view, index).header[0].startswith(overlap)
+
+    def _check_history(self, prompt: View, turn: View) -> None:
+        """Refuse a turn with which the template writes the messages before it unlike in the turn's own prompt."""
+        for i in range(max(prompt.live_from, 0), prompt.count):
+            if _flat(self.message(prompt, i)) != _flat(self.message(turn, i)):
+                raise RefusedError(
+                    f"messages[{prompt.count}]",
+                    "prompt_disagrees",
+                    f"the template writes messages[{i}] differently once this turn follows, so the turn would be "
+                    "trained under a prompt that sampling never shows",
+                )
 
     def _continues(self, old: View, turn: Pieces, new: View) -> bool:
         """Whether the new view begins with what was written for the old one, whose last message was `turn`."""
@@ -272,22 +318,42 @@ class Family(Renderer):
             plan.begin_body(1.0)
         plan.write(opening)
         last = len(messages) - 1 if everything else max(i for i, weight in enumerate(weights) if weight)
+        overlap = ""
         for i in range(last + 1):
             plan.begin_message(i)
             text = self.message(view, i)
-            plan.counts["message_not_shown"] += text is NOT_SHOWN
-            plan.write(text.header)
+            if text is NOT_SHOWN:
+                plan.counts["message_not_shown"] += 1
+            plan.write(_after(text.header, overlap) if overlap else text.header)
+            overlap = ""
             if everything:
                 plan.write(text.body)
             else:
+                if weights[i] and not any(text.body):
+                    raise RefusedError(f"messages[{i}]", "span_not_found", "the template shows nothing of this message")
                 plan.begin_body(weights[i])
                 plan.write(text.body)
+                if weights[i] and messages[i]["role"] == "assistant":
+                    overlap = self._overlap_in(view, i, last)
+                    plan.template(overlap)
                 plan.end_body()
             if i < last or everything:
                 plan.write(text.rest)
+        if everything:
+            plan.write(self.closing(view))
         plan.end_body()
         plan.counts["header_merge"] += plan.merged()
         plan.end_example(index, -1)
+
+
+    def _overlap_in(self, view: View, index: int, last: int) -> str:
+        """The overlap of a turn inside one whole sequence; none where the next message begins otherwise."""
+        overlap = self.overlap(view.messages, index)
+        return overlap if not overlap or index == last or self._begins(view, index + 1, overlap) else ""
+
+
+def _after(pieces: Pieces, beginning: str) -> Pieces:
+    return (pieces[0].removeprefix(beginning), *pieces[1:])
 
 
 def join_pieces(*parts: Pieces) -> Pieces:
@@ -328,6 +394,7 @@ def _checked(renderer: str, name: str, value: Any, options: Mapping[str, Option]
         )
     if type(value) is not option.type and not (option.type is float and type(value) is int):
         raise OptionError(f"{name}: expected {option.type.__name__}; got {value!r}")
-    if option.choices and value not in option.choices:
-        raise OptionError(f"{name}: expected one of {', '.join(map(str, option.choices))}; got {value!r}")
+    for one in cast("list[Any]", value) if option.type is list else (value,):
+        if option.choices and one not in option.choices:
+            raise OptionError(f"{name}: expected one of {', '.join(map(str, option.choices))}; got {one!r}")
     return value

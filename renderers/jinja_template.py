@@ -26,11 +26,12 @@ from .errors import RefusedError, UserError
 from .messages import ROLES, Message, ToolSpec
 from .traced import TEMPLATE, concat, origin_of, trace, traced_json
 
-__all__ = ["ChatTemplateSource", "TracedText"]
+__all__ = ["ChatTemplateSource", "Prefixes", "TracedText", "visible_messages"]
 
 # Noncharacters around the body of a generation block; cut out of the result again.
 _OPEN, _CLOSE = "\ufdd2", "\ufdd3"
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_DICT_ATTRIBUTES = frozenset(dir(dict))
 _NOT_FOR_TEMPLATES = frozenset(("weight", "trainable"))
 
 
@@ -134,6 +135,15 @@ class _Environment(ImmutableSandboxedEnvironment):
         names["dict"] = _DictFactory()
         names["namespace"] = _Namespace
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # Messages are plain dicts, and `message.role` is by far the most frequent thing a template does. For a dict
+        # the sandbox's own way (an attribute first, then a key) comes to this, without an exception on each access.
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            if attribute in obj:
+                return obj[attribute]
+            return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
 
 class _TracedCode(CodeGenerator):
     def visit_Concat(self, node: Any, frame: Any) -> None:  # noqa: N802  (Jinja's visitor name)
@@ -214,6 +224,10 @@ class ChatTemplateSource:
         return _traced_environment().from_string(self.source)
 
     @cached_property
+    def _globals(self) -> dict[str, Any]:
+        return {**_plain_environment().globals, **self.variables}
+
+    @cached_property
     def hash(self) -> str:
         """sha256 of the template text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
@@ -242,6 +256,16 @@ class ChatTemplateSource:
         """
         return self._run(self._plain, visible_messages(messages), tools, add_generation_prompt)
 
+    def prefixes(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None = None) -> Prefixes:
+        """For rendering many prefixes of one conversation: `render(count, add_generation_prompt=…)`."""
+        return Prefixes(self, visible_messages(messages), tools)
+
+    def render_visible(
+        self, visible: list[dict[str, Any]], tools: Sequence[ToolSpec] | None, *, add_generation_prompt: bool
+    ) -> str:
+        """`render` for messages that `visible_messages` has made."""
+        return self._run(self._plain, visible, tools, add_generation_prompt)
+
     def render_traced(
         self,
         messages: Sequence[Message],
@@ -257,20 +281,50 @@ class ChatTemplateSource:
     def _run(
         self, template: jinja2.Template, messages: list[Any], tools: Sequence[ToolSpec] | None, generation: bool
     ) -> str:
+        environment = template.environment
+        # What `Template.render` does, with the names every render shares merged once and not for each.
+        names = {
+            **self._globals,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": generation,
+        }
+        context = environment.context_class(environment, names, template.name, template.blocks)
         try:
-            return template.render(
-                self.variables, messages=messages, tools=tools, documents=None, add_generation_prompt=generation
-            )
+            return environment.concat(template.root_render_func(context))
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             # A template's own raise, or its code meeting data that it does not expect: both are refusals.
             detail = str(error) or type(error).__name__
             raise RefusedError("messages", "template_refused", f"the chat template refuses them: {detail}") from None
 
 
+class Prefixes:
+    """The prefixes of one conversation, rendered plainly."""
+
+    __slots__ = ("_source", "_tools", "_visible")
+
+    def __init__(
+        self, source: ChatTemplateSource, visible: list[dict[str, Any]], tools: Sequence[ToolSpec] | None
+    ) -> None:
+        self._source = source
+        self._visible = visible
+        self._tools = tools
+
+    def render(self, count: int, *, add_generation_prompt: bool = False) -> str:
+        """The text of the first `count` messages; raises `RefusedError` as `ChatTemplateSource.render` does."""
+        return self._source.render_visible(
+            self._visible[:count], self._tools, add_generation_prompt=add_generation_prompt
+        )
+
+
 def visible_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as a template sees them: no null values, reasoning under every name templates read, no loss weights."""
     visible: list[dict[str, Any]] = []
     for message in messages:
+        if len(message) == 2 and type(message.get("content")) is str:  # role and content: as they are
+            visible.append(dict(message))
+            continue
         seen = {k: v for k, v in message.items() if v is not None and k not in _NOT_FOR_TEMPLATES}
         if "reasoning_content" in seen or "thinking" in seen or "reasoning" in seen:
             reasoning = next(seen[field] for field in _REASONING_FIELDS if field in seen)

@@ -1,210 +1,205 @@
 """A block of examples before it is encoded: which ids are known, which text is to be encoded, with what weight.
 
-Renderers write pieces in order through a `Plan`; `Plan.encode` encodes all text of the block in one or two calls and
+Renderers write in order through a `Plan`; `Plan.encode` encodes all text of the block in one or two calls and
 assembles every example with numpy. Between two control tokens lies one *stretch* of text, encoded as a whole, which
-is what a tokenizer does with the rendered prompt. A `cut` splits a stretch where a trained turn starts: the prompt's
+is what a tokenizer does with the rendered prompt. A *cut* splits a stretch where a trained turn starts: the prompt's
 text is encoded whole, and the turn's text as what follows it.
+
+Template text is only collected until message text, a cut or the end comes. The same few template texts come again and
+again, so each is taken apart once, and from then on is one look-up (`_Compiled`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from .assembly import CONTINUATION, START, Pieces, assemble
 from .errors import RefusedError
 from .rendered import ControlTokens, Refusal, RenderedBlock
 from .tokenizer import WHITE_SPACE, ControlToken, Tokenizer
 
 __all__ = ["Plan"]
 
-_START, _CONTINUATION = 0, 1
-_SHORT = 32  # text this short may equal a constant that a template wrote
+_MARK = "\ufdd4"
+"""Where a message begins inside collected template text: a noncharacter, which no valid text contains."""
+_SHORT = 32
+"""Text this short before a cut is taken for a header that comes again."""
+
+
+class _Begins(NamedTuple):
+    """How many messages begin in a text: before any of it, inside, and after all of it."""
+
+    before: int
+    inside: int
+    after: int
+
+
+_NONE = _Begins(0, 0, 0)
+
+
+class _Compiled(NamedTuple):
+    """Collected template text, taken apart.
+
+    Attributes:
+        lead: text before the first control token; it ends the open stretch. All text when there is no control token.
+        lead_begins: messages that begin in `lead`; when `lead` is empty, all count as after it.
+        strip_lead: the first control token takes white space before it.
+        constants: what lies between the first control token and the tail, split where messages begin: the constant's
+            source number, how many messages begin right before it, and whether they begin exactly there (and not in
+            text inside the constant before).
+        tail: text after the last control token; it begins the next stretch.
+        tail_begins: messages that begin in `tail`; when `tail` is empty, all count as before it.
+        swallow: the last control token takes white space after it.
+    """
+
+    lead: str
+    lead_begins: _Begins
+    strip_lead: bool
+    constants: tuple[tuple[int, int, bool], ...]
+    tail: str
+    tail_begins: _Begins
+    swallow: bool
 
 
 class Plan:
     """Collects the pieces of many examples.
 
     Attributes:
-        weight: loss weight of what is written next.
-        message: message index of what is written next, -1 for none.
-        control_in_content: whether content written since it was last reset contained a control token's text.
+        control_tokens: what a control token in message text becomes.
+        control_in_content: whether message text written since this was last set to False contained one.
+        counts: events by name.
+        refusals: what was refused.
     """
 
     def __init__(self, tokenizer: Tokenizer, control_tokens: ControlTokens = "text") -> None:
         self.tokenizer = tokenizer
-        self.control_tokens = control_tokens
+        self.control_tokens: ControlTokens = control_tokens
         self.control_in_content = False
-        self._search = tokenizer.control_pattern.search
-        self.weight = 0.0
-        self.message = -1
         self.counts: Counter[str] = Counter()
         self.refusals: list[Refusal] = []
-        # Known id sequences ("constants"), one after another.
-        self._const_ids: list[int] = []
-        self._const_start: list[int] = []
-        self._const_length: list[int] = []
-        self._const_of: dict[object, int] = {}
-        self._templates: dict[str, list[str | ControlToken]] = {}
-        # Texts to encode: at the start of a stretch, or following other text.
-        self._texts: tuple[list[str], list[str]] = ([], [])
-        # Pieces: >= 0 text of its kind (start: 2 * index, continuation: 2 * index + 1), < 0 constant ~index.
-        self._source: list[int] = []
-        self._weights: list[float] = []
-        self._messages: list[int] = []
-        self._example_ends: list[int] = []
+        self._search = tokenizer.control_pattern.search
+        self._prefix_space = tokenizer.has_prefix_space
+        self._pieces = Pieces()
         self._conversation: list[int] = []
         self._turn: list[int] = []
-        # The open stretch.
-        self._pending = ""
-        self._pending_is_constant = True
-        self._stretch_start = True
-        self._swallow = False
-        self._held: int | None = None
-        self._cut_left: str | None = None
-        self._cut_swallow = False
-        self._cut_bad = False
-        self._joins: dict[tuple[str, str], bool] = {}
-        # Where messages begin, as numbers of pieces: of this example, and of the last one, which starts at a piece.
+        self._compiled: dict[str, _Compiled] = {}
+        self._constant_of: dict[object, int] = {}
+        # Where messages begin, as numbers of pieces: of the open example, and of the last one.
         self._marks: dict[int, int] = {}
         self._last_marks: dict[int, int] = {}
         self._last_start = 0
-        self._watched, self._watched_text = -1, 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._template = ""  # template text, collected
+        self._begins: list[int] = []  # messages that begin in it, one for each mark
+        self._open = ""  # text of the open stretch before it
+        self._start = True  # the open stretch follows a control token (or nothing)
+        self._swallow = False  # ... which takes white space with it
+        self._late: list[int] = []  # messages that begin inside the open stretch
+        self._message = -1
+        self._weight = 0.0
+        self._cut_left: str | None = None
+        self._cut_swallow = False
+        self._cut_bad = False
+        self._marks = {}
 
     # -- writing
 
     def template(self, text: str) -> None:
-        """Template text: its control tokens are live. Meant for few distinct texts, which are cut once and kept."""
-        parts = self._templates.get(text)
-        if parts is None:
-            parts = self._templates[text] = self.tokenizer.split(text)
-        for part in parts:
-            if isinstance(part, str):
-                self._pending += part
-            else:
-                self.control(part)
+        """Template text: its control tokens are live. Meant for few distinct texts."""
+        self._template += text
 
     def content(self, text: str) -> None:
-        """Message text: never a control token."""
+        """Message text: never a control token (unless `control_tokens` is `parse`)."""
         if text:
             if self._search(text):
-                self.control_in_content = True
-                if self.control_tokens != "text" or self.tokenizer.unsafe_controls:
-                    self._hostile(text)
-                    return
-            self._pending += text
-            self._pending_is_constant = False
+                self._hostile(text)
+            else:
+                if self._template:
+                    self._close()
+                self._open += text
 
     def raw_content(self, text: str) -> None:
         """Message text that has been looked through already; never a control token."""
         if text:
-            self._pending += text
-            self._pending_is_constant = False
-
-    def _hostile(self, text: str) -> None:
-        """Content with a control token in it, where that matters."""
-        place = f"messages[{self.message}]" if self.message >= 0 else "messages"
-        found = next(match.group() for match in self.tokenizer.control_pattern.finditer(text))
-        if self.control_tokens == "reject":
-            raise RefusedError(place, "control_token", f"expected text without control tokens; got {found!r}")
-        if self.control_tokens == "parse":
-            self.dynamic_template(text)
-            return
-        unsafe = [m.group() for m in self.tokenizer.control_pattern.finditer(text)]
-        unsafe = [word for word in unsafe if word in self.tokenizer.unsafe_controls]
-        if unsafe:
-            raise RefusedError(place, "control_token", f"this tokenizer cannot keep {unsafe[0]!r} as text")
-        self._pending += text
-        self._pending_is_constant = False
-
-    def dynamic_template(self, text: str) -> None:
-        """Template text that is not worth keeping: cut at its control tokens each time."""
-        for part in self.tokenizer.split(text):
-            if isinstance(part, str):
-                self._pending += part
-                self._pending_is_constant = False
-            else:
-                self.control(part)
+            if self._template:
+                self._close()
+            self._open += text
 
     def write(self, pieces: Sequence[str]) -> None:
         """Template text and message text by turns, as families write them (see `renderers.family`)."""
+        if len(pieces) == 1:
+            self._template += pieces[0]
+            return
         template = True
         for piece in pieces:
-            if piece:
-                if template:
-                    self.template(piece)
-                else:
-                    self.content(piece)
+            if template:
+                self._template += piece
+            elif piece:
+                self.content(piece)
             template = not template
+
+    def dynamic_template(self, text: str) -> None:
+        """Template text with message text in it, all control tokens live."""
+        for part in self.tokenizer.split(text):
+            if isinstance(part, str):
+                self.raw_content(part)
+            else:
+                self._template += part.text
 
     def control(self, token: ControlToken) -> None:
         """One control token."""
-        at_boundary = self._watched >= 0 and len(self._pending) == self._watched_text
-        if token.lstrip:
-            self._pending = self._pending.rstrip(WHITE_SPACE)
-        self._flush()
-        if self._watched >= 0:
-            if at_boundary and not self._cut_bad:
-                self._marks.setdefault(self._watched, len(self._source))
-            self._watched = -1
-        if self._cut_left is not None:
-            # A cut right before a control token is a boundary anyway, unless the token swallows what is left of it.
-            self._cut_bad |= token.lstrip and self._cut_left != self._cut_left.rstrip(WHITE_SPACE)
-            self._cut_left = None
-        index = self._const_of.get(token.text)
-        if index is None:
-            index = self._constant(token.text, [token.id])
-        self._piece(~index)
-        self._stretch_start = True
-        self._swallow = token.rstrip
+        self._template += token.text
 
     def ids(self, tokens: Sequence[int]) -> None:
         """Ids that are already tokens, such as a sampled completion."""
-        self._flush()
-        key = tuple(tokens)
-        index = self._const_of.get(key)
-        if index is None:
-            index = self._constant(key, list(tokens))
-        self._piece(~index)
+        self._close_all()
+        self._piece(self._constant(tuple(tokens), list(tokens)))
         # Text after sampled text continues it; after a control token it starts a stretch.
-        self._stretch_start = bool(tokens) and tokens[-1] in self.tokenizer.control_ids
+        self._start = bool(tokens) and tokens[-1] in self.tokenizer.control_ids
         self._swallow = False
-
-    def cut(self) -> None:
-        """A trained turn starts here: what is written so far of this stretch is encoded as the prompt encodes it."""
-        left, swallow, start = self._pending, self._swallow, self._stretch_start
-        self._flush()
-        if left or swallow or not start:
-            self._cut_left, self._cut_swallow = left, swallow and start
-            # The left part may be swallowed white space only; what follows then still starts the stretch.
-            self._stretch_start = start and not (left.lstrip(WHITE_SPACE) if swallow else left)
-            self._swallow = False
 
     def begin_message(self, index: int) -> None:
         """What follows belongs to message `index`; a stretch that is open stays with the message it began in."""
-        if self._pending and self._held is None:
-            self._held = self.message
-        self.message = index
-        self._watched, self._watched_text = index, len(self._pending)
+        self._template += _MARK
+        self._begins.append(index)
 
     def begin_body(self, weight: float) -> None:
-        """What follows, up to `end_body`, is what the model says (or what is trained on, whoever says it)."""
+        """What follows, up to `end_body`, is trained with `weight`, unless that is 0."""
         if weight:
             self.cut()
-            self.weight = weight
+            self._weight = weight
 
     def end_body(self) -> None:
         """Back to weight 0."""
-        if self.weight:
-            if self._pending:
+        if self._weight:
+            if self._template:
+                self._close()
+            if self._open:
                 self.cut()
-            self.weight = 0.0
+            self._weight = 0.0
+
+    def cut(self) -> None:
+        """Split the open stretch here: what is written of it is encoded by itself, and so is what follows."""
+        if self._template:
+            self._close()
+        left, start, swallow = self._open, self._start, self._swallow
+        if left:
+            self._text(left, constant=len(left) < _SHORT)
+        if left or swallow or not start:
+            self._cut_left, self._cut_swallow = left, swallow and start
+            # The left part may be swallowed white space only; what follows then still starts the stretch.
+            self._start = start and not (left.lstrip(WHITE_SPACE) if swallow else left)
+            self._swallow = False
 
     def merged(self) -> bool:
         """Whether a cut since the last call fell where whole-text encoding has no boundary."""
-        self._flush()
+        self._close_all()
         bad, self._cut_bad = self._cut_bad, False
         return bad
 
@@ -217,193 +212,240 @@ class Plan:
         stop = self._last_marks.get(message)
         if stop is None:
             return False
-        start, here = self._last_start, len(self._source)
-        self._source += self._source[start:stop]
-        self._weights += [0.0] * (stop - start)
-        self._messages += self._messages[start:stop]
+        pieces = self._pieces
+        start, here = self._last_start, len(pieces.source)
+        pieces.source += pieces.source[start:stop]
+        pieces.weights += [0.0] * (stop - start)
+        pieces.messages += pieces.messages[start:stop]
         self._marks = {m: mark - start + here for m, mark in self._last_marks.items() if m <= message}
         return True
 
     def end_example(self, conversation: int, turn: int) -> None:
         """Close the example; `turn` is its last trained message, -1 when it holds the whole conversation."""
-        self._flush()
-        self._example_ends.append(len(self._source))
+        self._close_all()
+        ends = self._pieces.example_ends
+        self._last_start = ends[-1] if ends else 0
+        self._last_marks = self._marks
+        ends.append(len(self._pieces.source))
         self._conversation.append(conversation)
         self._turn.append(turn)
-        self._last_start = self._example_ends[-2] if len(self._example_ends) > 1 else 0
-        self._last_marks = self._marks
         self._reset()
 
     def position(self) -> tuple[int, int, int]:
         """Where to `rewind` to if the conversation that starts now is refused half way."""
-        assert not self._pending
-        return len(self._source), len(self._example_ends), len(self.refusals)
+        return len(self._pieces.source), len(self._pieces.example_ends), len(self.refusals)
 
     def rewind(self, position: tuple[int, int, int]) -> None:
         """Forget everything written since `position` except texts, which cost only their encoding."""
-        pieces, examples, refusals = position
-        del self._source[pieces:], self._weights[pieces:], self._messages[pieces:]
-        del self._example_ends[examples:], self._conversation[examples:], self._turn[examples:]
+        count, examples, refusals = position
+        pieces = self._pieces
+        del pieces.source[count:], pieces.weights[count:], pieces.messages[count:]
+        del pieces.example_ends[examples:], self._conversation[examples:], self._turn[examples:]
         del self.refusals[refusals:]
-        self._pending = ""
         self._reset()
 
-    def _reset(self) -> None:
-        self._pending_is_constant = self._stretch_start = True
-        self._swallow = self._cut_bad = False
-        self._cut_left = self._held = None
-        self.message, self.weight = -1, 0.0
-        self._marks = {}
-        self._watched = -1
-
-    # -- pieces
-
-    def _constant(self, key: object, ids: list[int]) -> int:
-        index = len(self._const_start)
-        self._const_start.append(len(self._const_ids))
-        self._const_length.append(len(ids))
-        self._const_ids += ids
-        self._const_of[key] = index
-        return index
-
-    def _piece(self, source: int) -> None:
-        self._source.append(source)
-        self._weights.append(self.weight)
-        if self._held is None:
-            self._messages.append(self.message)
-        else:
-            self._messages.append(self._held)
-            self._held = None
-
-    def _flush(self) -> None:
-        text = self._pending
-        if not text:
-            return
-        if self._cut_left is not None:
-            if not self._joins_cleanly(self._cut_left, text):
-                self._cut_bad = True
-            self._cut_left = None
-        if self._swallow:
-            text = text.lstrip(WHITE_SPACE)
-            self._swallow = False
-        kind = _START if self._stretch_start or not self.tokenizer.has_prefix_space else _CONTINUATION
-        if kind == _START and self.tokenizer.prefix_space_once and not self._at_sequence_start():
-            kind = _CONTINUATION
-        if text:
-            index = self._const_of.get((text, kind)) if len(text) < _SHORT or self._pending_is_constant else None
-            if index is None and self._pending_is_constant:
-                ids = self.tokenizer.encode_text(text, continuation=kind == _CONTINUATION)
-                index = self._constant((text, kind), ids)
-            if index is not None:
-                self._piece(~index)
-            else:
-                texts = self._texts[kind]
-                self._piece(2 * len(texts) + kind)
-                texts.append(text)
-            self._stretch_start = False
-        self._pending = ""
-        self._pending_is_constant = True
-
-    def _at_sequence_start(self) -> bool:
-        return len(self._source) == (self._example_ends[-1] if self._example_ends else 0)
-
-    def _joins_cleanly(self, left: str, right: str) -> bool:
-        """Whether whole-text encoding of `left + right` is the encoding of `left`, then of `right`.
-
-        A boundary before a letter or digit depends on that character alone, so those are decided once by probes;
-        anything else (white space above all) is encoded both ways.
-        """
-        first = right[0]
-        if not first.isalnum() or len(left) > 64:
-            return self._same_ids(left, right)
-        key = (left, first)
-        known = self._joins.get(key)
-        if known is None:
-            probes = (first, first + "a", first + " a", first + "\n", first + "1", first + "\u0301", first * 3)
-            known = self._joins[key] = all(self._same_ids(left, probe) for probe in probes)
-        return known or self._same_ids(left, right)
-
-    def _same_ids(self, left: str, right: str) -> bool:
-        encode = self.tokenizer.encode_text
-        whole, left_kept = left + right, left
-        if self._cut_swallow:
-            whole, left_kept = whole.lstrip(WHITE_SPACE), left.lstrip(WHITE_SPACE)
-        if not left_kept:
-            return encode(whole) == encode(right)
-        return encode(whole) == encode(left_kept) + encode(right, continuation=True)
-
-    # -- encoding
-
     def encode(self) -> RenderedBlock:
-        """Encode every text and assemble every example.
-
-        Raises:
-            ParityError: see `Tokenizer.encode_texts`.
-        """
-        pool, text_start, text_length = self._pool()
-        source = np.asarray(self._source, np.int64)
-        is_text = source >= 0
-        const_start = np.asarray(self._const_start, np.int64)
-        const_length = np.asarray(self._const_length, np.int64)
-        start = np.empty(len(source), np.int64)
-        length = np.empty(len(source), np.int64)
-        texts, constants = source[is_text], ~source[~is_text]
-        start[is_text], length[is_text] = text_start[texts], text_length[texts]
-        start[~is_text], length[~is_text] = const_start[constants], const_length[constants]
-
-        ends = np.cumsum(length)
-        total = int(ends[-1]) if len(ends) else 0
-        # Where in the pool each token of the result lies: a ramp per piece.
-        gather = np.arange(total, dtype=np.int64) + np.repeat(start - (ends - length), length)
-        piece_ends = np.asarray(self._example_ends, np.int64)
-        offsets = np.zeros(len(piece_ends) + 1, np.int64)
-        if len(piece_ends):
-            offsets[1:] = np.concatenate(([0], ends))[piece_ends]
-        run_starts, run_messages, run_offsets = self._runs(piece_ends, ends - length, length, offsets)
+        """Encode every text and assemble every example; raises `ParityError` as `Tokenizer.encode_texts` does."""
+        columns = assemble(self._pieces, self.tokenizer)
         return RenderedBlock(
-            tokens=pool[gather],
-            weights=np.repeat(np.asarray(self._weights, np.float32), length),
-            offsets=offsets,
-            run_starts=run_starts,
-            run_messages=run_messages,
-            run_offsets=run_offsets,
+            tokens=columns.tokens,
+            weights=columns.weights,
+            offsets=columns.offsets,
+            run_starts=columns.run_starts,
+            run_messages=columns.run_messages,
+            run_offsets=columns.run_offsets,
             conversation=np.asarray(self._conversation, np.int32),
             turn=np.asarray(self._turn, np.int16),
             refusals=list(self.refusals),
             counts=Counter(self.counts),
         )
 
-    def _pool(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """All ids, and start and length by text number (start: 2 * index, continuation: 2 * index + 1)."""
-        constants = np.asarray(self._const_ids, np.int32)
-        arrays, base = [constants], len(constants)
-        size = 2 * max(len(self._texts[0]), len(self._texts[1]))
-        start, length = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for kind, texts in enumerate(self._texts):
-            if texts:
-                ids, offsets = self.tokenizer.encode_texts(texts, continuation=kind == _CONTINUATION)
-                start[kind : 2 * len(texts) : 2] = offsets[:-1] + base
-                length[kind : 2 * len(texts) : 2] = np.diff(offsets)
-                arrays.append(ids)
-                base += len(ids)
-        return np.concatenate(arrays), start, length
+    # -- closing what is open
 
-    def _runs(
-        self,
-        piece_ends: npt.NDArray[np.int64],
-        token_starts: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-        offsets: npt.NDArray[np.int64],
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16], npt.NDArray[np.int64]]:
-        """Runs of pieces of one message within one example."""
-        messages = np.asarray(self._messages, np.int16)
-        counts = np.diff(np.concatenate(([0], piece_ends)))
-        example = np.repeat(np.arange(len(piece_ends)), counts)
-        filled = lengths > 0
-        messages, example, token_starts = messages[filled], example[filled], token_starts[filled]
-        new = np.ones(len(messages), bool)
-        new[1:] = (messages[1:] != messages[:-1]) | (example[1:] != example[:-1])
-        run_offsets = np.zeros(len(piece_ends) + 1, np.int64)
-        np.cumsum(np.bincount(example[new], minlength=len(piece_ends)), out=run_offsets[1:])
-        starts = token_starts[new] - offsets[example[new]]
-        return starts.astype(np.int32), messages[new], run_offsets
+    def _close(self) -> None:
+        """Turn the collected template text into pieces, up to the stretch that its end leaves open."""
+        template, self._template = self._template, ""
+        compiled = self._compiled.get(template)
+        if compiled is None:
+            compiled = self._compiled[template] = self._compile(template)
+        lead, lead_begins, strip_lead, constants, tail, tail_begins, swallow = compiled
+        inside = 0
+        if lead_begins is not _NONE:
+            before, inside, after = lead_begins
+            if before and not self._open:
+                self._begin(before, exact=False)
+            else:
+                inside += before
+            if not constants:
+                self._begin_late(inside + after)
+        if not constants:
+            self._open += lead
+            return
+        open_text = self._open
+        text = open_text + lead if open_text else lead
+        if strip_lead:
+            text = text.rstrip(WHITE_SPACE)
+        if text:
+            self._text(text, constant=not open_text)
+        if self._cut_left is not None:
+            # A cut right before a control token is a boundary anyway, unless the token swallows what is left of it.
+            self._cut_bad |= strip_lead and self._cut_left != self._cut_left.rstrip(WHITE_SPACE)
+            self._cut_left = None
+        if inside:
+            self._begin(inside, exact=False)
+        pieces, weight = self._pieces, self._weight
+        for source, begins, exact in constants:
+            if begins:
+                self._begin(begins, exact=exact)
+            pieces.source.append(source)
+            pieces.weights.append(weight)
+            pieces.messages.append(self._message)
+        self._open, self._start, self._swallow = tail, True, swallow
+        if tail_begins is not _NONE:
+            if tail_begins.before:
+                self._begin(tail_begins.before, exact=not swallow)
+            self._begin_late(tail_begins.inside + tail_begins.after)
+
+    def _begin_late(self, count: int) -> None:
+        """The next `count` messages begin inside the open stretch, which stays with the message it began in."""
+        if count:
+            self._late += self._begins[:count]
+            del self._begins[:count]
+
+    def _close_all(self) -> None:
+        if self._template:
+            self._close()
+        if self._open:
+            self._text(self._open, constant=len(self._open) < _SHORT)
+
+    def _begin(self, count: int, *, exact: bool) -> None:
+        """The next `count` messages begin here; `exact`: at this very piece, so that an example can be cut here."""
+        self._message = self._begins[count - 1]
+        if exact and not self._cut_bad:
+            for message in self._begins[:count]:
+                self._marks.setdefault(message, len(self._pieces.source))
+        del self._begins[:count]
+
+    def _text(self, text: str, *, constant: bool) -> None:
+        """One piece of text, the open stretch or what is left of it; `constant`: it will come again."""
+        if self._cut_left is not None:
+            if not self.tokenizer.joins_cleanly(self._cut_left, text, swallow=self._cut_swallow):
+                self._cut_bad = True
+            self._cut_left = None
+        if self._swallow:
+            text = text.lstrip(WHITE_SPACE)
+            self._swallow = False
+        kind = START
+        if self._prefix_space and not (self._at_sequence_start() if self.tokenizer.prefix_space_once else self._start):
+            kind = CONTINUATION
+        if text:
+            if constant:
+                source = self._constant_of.get((text, kind))
+                if source is None:
+                    ids = self.tokenizer.encode_text(text, continuation=kind == CONTINUATION)
+                    source = self._constant((text, kind), ids)
+            else:
+                texts = self._pieces.texts[kind]
+                source = 2 * len(texts) + kind
+                texts.append(text)
+            pieces = self._pieces
+            pieces.source.append(source)
+            pieces.weights.append(self._weight)
+            pieces.messages.append(self._message)
+            self._start = False
+        self._open = ""
+        if self._late:
+            self._message = self._late[-1]
+            self._late = []
+
+    def _piece(self, source: int) -> None:
+        pieces = self._pieces
+        pieces.source.append(source)
+        pieces.weights.append(self._weight)
+        pieces.messages.append(self._message)
+
+    def _constant(self, key: object, ids: list[int]) -> int:
+        source = self._constant_of.get(key)
+        if source is None:
+            source = self._constant_of[key] = self._pieces.constant(ids)
+        return source
+
+    def _at_sequence_start(self) -> bool:
+        ends = self._pieces.example_ends
+        return len(self._pieces.source) == (ends[-1] if ends else 0)
+
+    # -- taking template text apart
+
+    def _compile(self, template: str) -> _Compiled:
+        stretches: list[list[str]] = [[]]  # text and marks between control tokens
+        tokens: list[ControlToken] = []
+        for k, segment in enumerate(template.split(_MARK)):
+            if k:
+                stretches[-1].append(_MARK)
+            for part in self.tokenizer.split(segment):
+                if isinstance(part, str):
+                    stretches[-1].append(part)
+                else:
+                    tokens.append(part)
+                    stretches.append([])
+        lead, begins = _text_and_begins(stretches[0])
+        if not tokens:
+            return _Compiled(lead, begins, False, (), "", _NONE, False)
+        after = begins.after if lead else sum(begins)
+        tail, tail_begins = _text_and_begins(stretches[-1])
+        constants = self._constants(tokens, stretches[1:-1], after, exact=not begins.inside)
+        # Those that begin right at the first control token are counted with its constant.
+        begins = _Begins(begins.before, begins.inside, 0) if lead and sum(begins) > after else _NONE
+        return _Compiled(lead, begins, tokens[0].lstrip, constants, tail, tail_begins, tokens[-1].rstrip)
+
+    def _constants(
+        self, tokens: list[ControlToken], stretches: list[list[str]], begins_first: int, *, exact: bool
+    ) -> tuple[tuple[int, int, bool], ...]:
+        """The control tokens and the text between them, a new constant wherever messages begin."""
+        continuation = self.tokenizer.prefix_space_once
+        groups: list[tuple[list[int], int, bool]] = [([tokens[0].id], begins_first, exact)]
+
+        def begin(count: int, *, exact: bool) -> None:
+            if count and not groups[-1][0]:
+                groups[-1] = ([], groups[-1][1] + count, groups[-1][2] and exact)
+            elif count:
+                groups.append(([], count, exact))
+
+        for before, token, stretch in zip(tokens[:-1], tokens[1:], stretches, strict=True):
+            text, begins = _text_and_begins(stretch)
+            if before.rstrip:
+                text = text.lstrip(WHITE_SPACE)
+            if token.lstrip:
+                text = text.rstrip(WHITE_SPACE)
+            begin(begins.before, exact=not before.rstrip)
+            if text:
+                groups[-1][0].extend(self.tokenizer.encode_text(text, continuation=continuation))
+            begin(begins.inside + begins.after, exact=not begins.inside)
+            groups[-1][0].append(token.id)
+        return tuple((self._constant(tuple(ids), ids), count, exact) for ids, count, exact in groups)
+
+    # -- message text that contains control tokens
+
+    def _hostile(self, text: str) -> None:
+        self.control_in_content = True
+        place = f"messages[{(self._begins or self._late or [self._message])[-1]}]"
+        found = [match.group() for match in self.tokenizer.control_pattern.finditer(text)]
+        if self.control_tokens == "reject":
+            raise RefusedError(place, "control_token", f"expected text without control tokens; got {found[0]!r}")
+        if self.control_tokens == "parse":
+            self.dynamic_template(text)
+            return
+        unsafe = [word for word in found if word in self.tokenizer.unsafe_controls]
+        if unsafe:
+            raise RefusedError(place, "control_token", f"this tokenizer cannot keep {unsafe[0]!r} as text")
+        self.raw_content(text)
+
+
+def _text_and_begins(stretch: list[str]) -> tuple[str, _Begins]:
+    texts = [i for i, part in enumerate(stretch) if part != _MARK]
+    if not texts:
+        return "", _Begins(len(stretch), 0, 0) if stretch else _NONE
+    before, after = texts[0], len(stretch) - 1 - texts[-1]
+    inside = len(stretch) - len(texts) - before - after
+    begins = _Begins(before, inside, after)
+    return "".join(stretch[i] for i in texts), begins if sum(begins) else _NONE

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ WHITE_SPACE = (
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FIRST_CHECKED, _CHECK_EVERY = 64, 1000
+_SHORT_LEFT = 64
 
 
 class ParityError(InternalError):
@@ -89,6 +91,7 @@ class Tokenizer:
         self.fallback_reason: str | None = None
         self._lock = threading.RLock()
         self._texts_seen = 0
+        self._joins: dict[tuple[str, str, int, bool], bool] = {}
         self.control: dict[str, ControlToken] = {}
         for token in self._spec.get("added_tokens") or []:
             if not token["content"].isspace():
@@ -286,8 +289,43 @@ class Tokenizer:
                 raise ParityError(f"fastokens and tokenizers disagree on {texts[row][:80]!r}")
 
     def encode_text(self, text: str, *, continuation: bool = False) -> list[int]:
-        """One plain text to ids."""
-        return self.encode_texts([text], continuation=continuation)[0].tolist()
+        """One plain text to ids; for the few texts that are constants."""
+        return self._encoders[continuation].encode_batch([text])[0].tolist()
+
+    # -- boundaries
+
+    @cached_property
+    def _pre_tokenizes(self) -> bool:
+        pre_tokenizer = self._spec.get("pre_tokenizer")
+        return pre_tokenizer is not None and pre_tokenizer["type"] != "Metaspace"
+
+    def joins_cleanly(self, left: str, right: str, *, swallow: bool = False) -> bool:
+        """Whether whole-text encoding of `left + right` is the encoding of `left`, then of `right`.
+
+        Where a pre-tokenizer cuts text into words before merging, a boundary before a letter or digit depends on that
+        character's class alone, so those are decided once per class by probes. Anything else (white space above all)
+        is encoded both ways.
+
+        Args:
+            swallow: the control token before `left` takes white space with it.
+        """
+        first = right[0]
+        if not first.isalnum() or len(left) > _SHORT_LEFT or not self._pre_tokenizes:
+            return self._same_ids(left, right, swallow)
+        key = (left, unicodedata.category(first), ord(first) >> 7, swallow)
+        known = self._joins.get(key)
+        if known is None:
+            probes = (first, first + "a", first + " a", first + "\n", first + "1", first + "\u0301", first * 3)
+            known = self._joins[key] = all(self._same_ids(left, probe, swallow) for probe in probes)
+        return known or self._same_ids(left, right, swallow)
+
+    def _same_ids(self, left: str, right: str, swallow: bool) -> bool:
+        whole = left + right
+        if swallow:
+            whole, left = whole.lstrip(WHITE_SPACE), left.lstrip(WHITE_SPACE)
+        if not left:
+            return self.encode_text(whole) == self.encode_text(right)
+        return self.encode_text(whole) == self.encode_text(left) + self.encode_text(right, continuation=True)
 
     def encode(self, text: str) -> list[int]:
         """Text with its control tokens recognised, as `tokenizers` encodes a rendered prompt (no BOS added)."""

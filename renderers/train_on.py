@@ -30,6 +30,8 @@ def message_weights(messages: Sequence[Message], train_on_what: TrainOnWhat) -> 
             without a weight on every message.
     """
     selected = _selected(messages, train_on_what)
+    if train_on_what is not TrainOnWhat.CUSTOMIZED and not any("weight" in m or "trainable" in m for m in messages):
+        return [1.0 if one else 0.0 for one in selected]
     weights: list[float] = []
     for i, message in enumerate(messages):
         own = _own_weight(message, i)

@@ -1,4 +1,4 @@
-"""Llama 3.1, 3.2 and 3.3 instruct models: header tokens, trimmed content, a date in the system block."""
+"""Llama 3 instruct models: header tokens and trimmed content; from 3.1 on, tools and a date in the system block."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from ..errors import RefusedError
 from ..family import Family, MessageText, Option, Pieces, View, join_pieces
+from ..parsing.formats import LLAMA3
 
-__all__ = ["RENDERERS", "Llama3"]
+__all__ = ["RENDERERS", "Llama3", "Llama30"]
 
 _TOOLS_TO_USER = (
     "Given the following functions, please respond with a JSON for a function call "
@@ -42,6 +43,7 @@ class Llama3(Family):
         "tools_in_user_message": Option(bool, True),
     }
     stop = "<|eot_id|>"
+    response_format = LLAMA3
 
     @property
     def has_extension_property(self) -> bool:
@@ -113,4 +115,33 @@ def _declared(tools: Any) -> list[Pieces]:
     return [("", json.dumps(tool, ensure_ascii=False, indent=4), "\n\n") for tool in tools]
 
 
-RENDERERS = (Llama3,)
+class Llama30(Family):
+    """Llama 3.0 chat: every message the same way; the template knows no tools, no calls and no date."""
+
+    name: ClassVar[str] = "llama3.0"  # type: ignore[misc]
+    templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122": {},
+    }
+    stop = "<|eot_id|>"
+
+    @property
+    def has_extension_property(self) -> bool:
+        return True
+
+    def opening(self, view: View) -> Pieces:  # noqa: ARG002
+        return (self.tokenizer.bos_token or "",)
+
+    def message(self, view: View, index: int) -> MessageText:
+        message = view.messages[index]
+        content = message.get("content")
+        text = content.strip() if isinstance(content, str) else ""
+        return MessageText((_header(message["role"]),), ("", text, self.stop))
+
+    def generation_prompt(self, view: View) -> Pieces:  # noqa: ARG002
+        return (_header("assistant"),)
+
+    def turn(self, view: View, index: int) -> MessageText:
+        return self.message(view, index)._replace(header=("",))
+
+
+RENDERERS = (Llama3, Llama30)

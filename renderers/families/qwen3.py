@@ -14,18 +14,11 @@ from typing import Any, ClassVar
 from ..errors import RefusedError
 from ..family import NOT_SHOWN, Family, MessageText, Option, Pieces, View, join_pieces
 from ..messages import Message, ToolSpec
+from ..parsing.formats import CHATML, QWEN3
+from ._chatml_tools import calls_of, is_tool_response, json_tool_block, split_thought, tool_result
 
 __all__ = ["RENDERERS", "Qwen3", "Qwen3Instruct"]
 
-_TOOLS_OPENING = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_TOOLS_CLOSING = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-    "</tool_call>"
-)
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 
@@ -37,6 +30,7 @@ class Qwen3Instruct(Family):
         "64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326": {},
     }
     stop = "<|im_end|>"
+    response_format = CHATML
 
     @property
     def has_extension_property(self) -> bool:
@@ -44,14 +38,14 @@ class Qwen3Instruct(Family):
 
     def opening(self, view: View) -> Pieces:
         if view.tools and view.messages[0]["role"] != "system":
-            return join_pieces(("<|im_start|>system\n",), _tool_block(view.tools), ("<|im_end|>\n",))
+            return join_pieces(("<|im_start|>system\n",), json_tool_block(view.tools), ("<|im_end|>\n",))
         return ("",)
 
     def message(self, view: View, index: int) -> MessageText:
         message = view.messages[index]
         role = message["role"]
         if role == "assistant":
-            content, calls = _content(message), _calls(message)
+            content, calls = _content(message), calls_of(message)
             return MessageText(
                 ("<|im_start|>assistant\n",), _closed(("", content, "<|im_end|>"), calls, content), ("\n",)
             )
@@ -62,18 +56,12 @@ class Qwen3Instruct(Family):
         message = view.messages[index]
         role = message["role"]
         if role == "tool":
-            first = index == 0 or view.messages[index - 1]["role"] != "tool"
-            last = index == view.count - 1 or view.messages[index + 1]["role"] != "tool"
-            return MessageText(
-                ("<|im_start|>user\n<tool_response>\n" if first else "\n<tool_response>\n",),
-                ("", _content(message), "\n</tool_response>" + ("<|im_end|>" if last else "")),
-                ("\n" if last else "",),
-            )
+            return tool_result(view, index, ("", _content(message), ""))
         if role == "system" and index == 0:
             if not isinstance(message.get("content"), str):
                 raise RefusedError("messages[0].content", "template_refused", "expected a string; got none")
             if view.tools:
-                body = join_pieces(("", _content(message), "\n\n"), _tool_block(view.tools), ("<|im_end|>",))
+                body = join_pieces(("", _content(message), "\n\n"), json_tool_block(view.tools), ("<|im_end|>",))
                 return MessageText(("<|im_start|>system\n",), body, ("\n",))
         if role in ("user", "system"):
             return MessageText((f"<|im_start|>{role}\n",), ("", _content(message), "<|im_end|>"), ("\n",))
@@ -94,6 +82,7 @@ class Qwen3(Qwen3Instruct):
     """
 
     name: ClassVar[str] = "qwen3"  # type: ignore[misc]
+    response_format = QWEN3
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"qwen3_disable_thinking": {"thinking": False}}
     templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": {},
@@ -109,7 +98,7 @@ class Qwen3(Qwen3Instruct):
         for i in range(count - 1, -1, -1):
             message = messages[i]
             content = message.get("content")
-            if message["role"] == "user" and isinstance(content, str) and not _is_tool_response(content):
+            if message["role"] == "user" and isinstance(content, str) and not is_tool_response(content):
                 last_query = i
                 break
         return View(messages, tools, count, live_from=last_query + 1, facts={"last_query": last_query})
@@ -122,7 +111,7 @@ class Qwen3(Qwen3Instruct):
         pieces: Pieces = ("", content, "<|im_end|>")
         if index > view.facts["last_query"] and (index == view.count - 1 or reasoning):
             pieces = ("<think>\n", reasoning.strip("\n"), "\n</think>\n\n", content.lstrip("\n"), "<|im_end|>")
-        return MessageText(("<|im_start|>assistant\n",), _closed(pieces, _calls(message), content), ("\n",))
+        return MessageText(("<|im_start|>assistant\n",), _closed(pieces, calls_of(message), content), ("\n",))
 
     def generation_prompt(self, view: View) -> Pieces:  # noqa: ARG002
         return ("<|im_start|>assistant\n" if self.options["thinking"] else "<|im_start|>assistant\n" + _NO_THOUGHT,)
@@ -147,23 +136,11 @@ def _content(message: Message) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _calls(message: Message) -> Sequence[Any]:
-    return message.get("tool_calls") or ()
-
-
-def _is_tool_response(content: str) -> bool:
-    return content.startswith("<tool_response>") and content.endswith("</tool_response>")
-
-
 def _reasoning_and_content(message: Message) -> tuple[str, str]:
     content, reasoning = _content(message), message.get("reasoning_content")
     if isinstance(reasoning, str):
         return reasoning, content
-    if "</think>" in content:
-        # Reasoning typed into the content: the template takes it out again by these tags.
-        reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
-        return reasoning, content.split("</think>")[-1].lstrip("\n")
-    return "", content
+    return split_thought(content)
 
 
 def _closed(pieces: Pieces, calls: Sequence[Any], content: str) -> Pieces:
@@ -171,18 +148,12 @@ def _closed(pieces: Pieces, calls: Sequence[Any], content: str) -> Pieces:
     if not calls:
         return pieces
     parts: list[Pieces] = [(*pieces[:-1], "")]
-    for i, call in enumerate(calls):
-        function = call.get("function") or call
+    for i, function in enumerate(calls):
         arguments = function["arguments"]
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         opening = "\n<tool_call>\n" if i or content else "<tool_call>\n"
         parts.append((opening + '{"name": "', function["name"], '", "arguments": ', text, "}\n</tool_call>"))
     return join_pieces(*parts, (pieces[-1],))
-
-
-def _tool_block(tools: Sequence[ToolSpec]) -> Pieces:
-    declared = [(("\n", json.dumps(tool, ensure_ascii=False), "")) for tool in tools]
-    return join_pieces((_TOOLS_OPENING,), *declared, (_TOOLS_CLOSING,))
 
 
 RENDERERS = (Qwen3, Qwen3Instruct)

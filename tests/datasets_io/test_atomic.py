@@ -59,7 +59,7 @@ def test_the_file_and_its_folder_are_flushed_before_and_after_the_rename(tmp_pat
     assert events[1:] == ["rename", str(tmp_path)]
 
 
-def test_a_killed_writer_leaves_only_a_leftover(tmp_path):
+def test_a_killed_writer_leaves_only_a_leftover(tmp_path, repository):
     program = """
 import os, sys
 from datasets_io import atomic_stream
@@ -69,7 +69,7 @@ with atomic_stream(sys.argv[1]) as stream:
     os.kill(os.getpid(), 9)
 """
     write_bytes(tmp_path / "x", b"old")
-    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], check=False)
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], check=False, cwd=repository)
     assert run.returncode == -9
     assert (tmp_path / "x").read_bytes() == b"old"
     assert len(remove_leftovers(tmp_path)) == 1

@@ -32,6 +32,15 @@ def test_a_block_is_the_datums_of_its_examples(lengths, reduction):
         assert view.numbers("num_trained")[row] == np.count_nonzero(block[i].weights[1:])
 
 
+def test_weights_without_a_mean_are_left_out_and_told():
+    block, meta = rendered_block([[4], [4], [4]])
+    block.weights[5:8] = [1, -2, 0]
+    result = block_to_batch(block, meta, "mean")
+    assert result.without_mean.tolist() == [1]
+    assert result.batch["line"].to_pylist() == [1, 3]
+    assert block_to_batch(block, meta).batch.num_rows == 3
+
+
 def test_provenance_comes_from_the_conversation():
     block, meta = rendered_block([[4, 5], [1, 6], [7]])
     view = BatchView(block_to_batch(block, meta).batch)

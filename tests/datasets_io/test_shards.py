@@ -160,7 +160,7 @@ def test_unfinished_folders_are_refused(tmp_path):
         ShardReader(tmp_path / "none")
 
 
-def test_datasets_reads_the_files(folder, tmp_path, monkeypatch):
+def test_datasets_reads_the_files(folder, tmp_path):
     datasets = pytest.importorskip("datasets")
     files = sorted(str(path) for path in folder.glob("*.arrow"))
     loaded = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path))
@@ -172,7 +172,7 @@ def test_datasets_reads_the_files(folder, tmp_path, monkeypatch):
         assert loaded[i]["line"] == ROWS[i].provenance.line
 
 
-def test_neither_writing_nor_reading_imports_pandas(tmp_path):
+def test_neither_writing_nor_reading_imports_pandas(tmp_path, repository):
     program = """
 import sys
 from pathlib import Path
@@ -186,5 +186,6 @@ reader = ShardReader(folder)
 batches = list(iter_batches(reader, seed=0, epoch=0, batch_size=2))
 print(len(batches[0].datums()), reader.row(0).num_tokens, reader.sources, "pandas" in sys.modules)
 """
-    run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)
     assert run.stdout == "2 4 ['a.jsonl'] False\n"

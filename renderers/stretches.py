@@ -1,0 +1,78 @@
+"""Tokens as what they say: control tokens by id, and the text between them. Equal text has equal stretches, however it
+was cut into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .parsing.detokenize import detokenizer
+from .tokenizer import Tokenizer
+
+__all__ = ["Stretches", "Transition", "starts_with", "stretches", "transitions"]
+
+
+class Stretches(NamedTuple):
+    """What a sequence says.
+
+    Attributes:
+        items: a control token's id, or text; never two texts in a row.
+        ends: for each item, the number of tokens up to its end.
+    """
+
+    items: list[int | str]
+    ends: list[int]
+
+
+def stretches(tokenizer: Tokenizer, tokens: Sequence[int]) -> Stretches:
+    """Decode a whole sequence."""
+    decoder = detokenizer(tokenizer)
+    control = tokenizer.control_ids
+    items: list[int | str] = []
+    ends: list[int] = []
+    text: list[str] = []
+
+    def close(end: int) -> None:
+        text.append(decoder.flush())
+        joined = "".join(text)
+        text.clear()
+        if joined:
+            items.append(joined)
+            ends.append(end)
+
+    decoder.start(continuation=False)
+    for position, token in enumerate(tokens):
+        if token in control:
+            close(position)
+            items.append(int(token))
+            ends.append(position + 1)
+            decoder.start(continuation=False)
+        else:
+            text.append(decoder.feed(int(token)))
+    close(len(tokens))
+    return Stretches(items, ends)
+
+
+def starts_with(whole: Sequence[int | str], start: Sequence[int | str]) -> bool:
+    """Whether `whole` begins by saying `start`, whose last text may go on in `whole`."""
+    if not start:
+        return True
+    if len(whole) < len(start) or list(whole[: len(start) - 1]) != list(start[:-1]):
+        return False
+    first, last = whole[len(start) - 1], start[-1]
+    return first.startswith(last) if isinstance(first, str) and isinstance(last, str) else first == last
+
+
+Transition = tuple[int, bool, int]
+"""A control token, whether text follows it, and the next control token."""
+
+
+def transitions(tokenizer: Tokenizer, tokens: Sequence[int]) -> set[Transition]:
+    """Neighbouring control tokens, and whether there is text between them: the shape of a conversation."""
+    ids = np.asarray(tokens, np.int64)
+    places = np.flatnonzero(np.isin(ids, np.fromiter(tokenizer.control_ids, np.int64, len(tokenizer.control_ids))))
+    steps = np.diff(places) > 1
+    pairs = zip(ids[places[:-1]].tolist(), steps.tolist(), ids[places[1:]].tolist(), strict=True)
+    return set(pairs)
