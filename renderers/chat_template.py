@@ -282,8 +282,7 @@ class ChatTemplate(Renderer):
         """Where the turn that starts at `start` and is the last of `text` ends, and whether with a stop token."""
         stops = {token.text for token in self._stops}
         if self._closing and text.endswith(self._closing) and len(text) - len(self._closing) >= start:
-            end = len(text) - len(self._rest)
-            return end, len(self._rest) < len(self._closing)
+            return len(text) - len(self._rest), self.tokenizer.has_control_token(self._closing)
         for match in reversed(list(self.tokenizer.control_pattern.finditer(text, start))):
             if match.group() in stops and (origin is None or set(origin[match.start() : match.end()]) == {TEMPLATE}):
                 return match.end(), True
@@ -316,9 +315,13 @@ class ChatTemplate(Renderer):
             bos = self.tokenizer.bos_token or ""
             position = len(bos) if bos and traced.text.startswith(bos) else 0
             self._write(plan, traced.text, traced.origin, 0, position)
+            # What follows the last stop token nobody ever says: written as the template does, and not trained.
+            closed = bool(self._closing) and traced.text.endswith(self._closing)
+            stop = len(traced.text) - (len(self._rest) if closed else 0)
             plan.begin_body(1.0)
-            self._write_by_origin(plan, traced, position, len(traced.text))
+            self._write_by_origin(plan, traced, position, stop)
             plan.end_body()
+            self._write(plan, traced.text, traced.origin, stop, len(traced.text))
         for i, weight in enumerate(weights):
             if not weight or everything:
                 continue

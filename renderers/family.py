@@ -89,6 +89,8 @@ class Family(Renderer):
         templates: sha256 of chat templates that it reproduces, with the options that each needs.
         OPTIONS: its options by name.
         stop: text of the token that ends a turn.
+        ending: text that completes a stop string and that another message's header may begin with; written, and
+            trained, only where an example ends with an assistant's turn. Empty where turns end with a token.
         opens_with_assistant: whether its template gives a prompt before any message; where it does not, an assistant
             message that comes first cannot be trained.
     """
@@ -98,6 +100,7 @@ class Family(Renderer):
     templates: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     OPTIONS: ClassVar[Mapping[str, Option]] = {}
     stop: ClassVar[str]
+    ending: ClassVar[str] = ""
     opens_with_assistant: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
@@ -213,7 +216,7 @@ class Family(Renderer):
         messages, tools = conversation.messages, conversation.tools
         last: tuple[View, MessageText, Pieces] | None = None  # the open example's last turn
         previous: View | None = None  # the view of the example before the open one
-        examples, merged, last_index, overlap = 0, False, -1, ""
+        examples, merged, last_index, last_weight, overlap = 0, False, -1, 0.0, ""
         for i, weight in enumerate(weights):
             if not weight:
                 continue
@@ -237,6 +240,7 @@ class Family(Renderer):
                 )
                 writing = True
                 if last is not None and not shares:
+                    self._write_ending(plan, last_weight)
                     plan.end_example(index, last_index)
                     examples += 1
                     previous, last = last[0], None
@@ -260,13 +264,20 @@ class Family(Renderer):
             plan.end_body()
             merged = plan.merged()
             plan.counts["header_merge"] += merged
-            last, last_index = (turn_view, turn, prompt), i
+            last, last_index, last_weight = (turn_view, turn, prompt), i, weight
         if last is None:
             return
+        self._write_ending(plan, last_weight)
         plan.end_example(index, last_index if examples else -1)
         plan.counts["conversations_split"] += bool(examples)
         if examples and settings.turns == "drop":
             raise DroppedError("messages", "turns_disagree", "its trained turns cannot share one sequence")
+
+    def _write_ending(self, plan: Plan, weight: float) -> None:
+        if self.ending and weight:
+            plan.begin_body(weight)
+            plan.template(self.ending)
+            plan.end_body()
 
     def _reused(self, plan: Plan, old: View | None, new: View) -> int:
         """Begin with what the last example, written for `old`, shares with the new view; its number of messages."""
@@ -337,14 +348,17 @@ class Family(Renderer):
                     overlap = self._overlap_in(view, i, last)
                     plan.template(overlap)
                 plan.end_body()
-            if i < last or everything:
+            if i < last:
                 plan.write(text.rest)
-        if everything:
-            plan.write(self.closing(view))
-        plan.end_body()
+            elif everything:
+                # What follows the last stop token nobody ever says: written as the template does, and not trained.
+                plan.end_body()
+                plan.write(text.rest)
+                plan.write(self.closing(view))
+        if last == len(messages) - 1 and messages[last]["role"] == "assistant":
+            self._write_ending(plan, 1.0 if everything else weights[last])
         plan.counts["header_merge"] += plan.merged()
         plan.end_example(index, -1)
-
 
     def _overlap_in(self, view: View, index: int, last: int) -> str:
         """The overlap of a turn inside one whole sequence; none where the next message begins otherwise."""

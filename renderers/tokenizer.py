@@ -28,6 +28,7 @@ from .encoders import (
     text_only_json,
 )
 from .errors import InternalError, OptionError, UserError
+from .token_bytes import TokenBytes
 
 __all__ = ["ControlToken", "ParityError", "Tokenizer", "get_tokenizer"]
 
@@ -135,6 +136,21 @@ class Tokenizer:
 
     def id_to_token(self, token_id: int) -> str | None:
         return self.backend.id_to_token(token_id)
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self._spec, self.id_to_token)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes that a token stands for; those of a sequence, joined, are its text's UTF-8.
+
+        (SentencePiece models put a space in front of a text; it is among the bytes.)
+
+        Raises:
+            InputError: no such id.
+            UserError: a kind of tokenizer whose tokens have no bytes of their own.
+        """
+        return self._token_bytes(token_id)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -294,30 +310,33 @@ class Tokenizer:
 
     # -- boundaries
 
-    @cached_property
-    def _pre_tokenizes(self) -> bool:
-        pre_tokenizer = self._spec.get("pre_tokenizer")
-        return pre_tokenizer is not None and pre_tokenizer["type"] != "Metaspace"
-
     def joins_cleanly(self, left: str, right: str, *, swallow: bool = False) -> bool:
         """Whether whole-text encoding of `left + right` is the encoding of `left`, then of `right`.
 
-        Where a pre-tokenizer cuts text into words before merging, a boundary before a letter or digit depends on that
-        character's class alone, so those are decided once per class by probes. Anything else (white space above all)
-        is encoded both ways.
+        Where the pre-tokenizer cuts between the two, nothing merges across. Whether it cuts before a letter or digit
+        depends on that character's class alone, so those are decided once per class by probes. Anything else (white
+        space above all) is encoded both ways.
 
         Args:
             swallow: the control token before `left` takes white space with it.
         """
         first = right[0]
-        if not first.isalnum() or len(left) > _SHORT_LEFT or not self._pre_tokenizes:
+        if not first.isalnum() or len(left) > _SHORT_LEFT:
             return self._same_ids(left, right, swallow)
         key = (left, unicodedata.category(first), ord(first) >> 7, swallow)
         known = self._joins.get(key)
         if known is None:
             probes = (first, first + "a", first + " a", first + "\n", first + "1", first + "\u0301", first * 3)
-            known = self._joins[key] = all(self._same_ids(left, probe, swallow) for probe in probes)
+            known = self._joins[key] = all(
+                self._cuts_between(left, probe) and self._same_ids(left, probe, swallow) for probe in probes
+            )
         return known or self._same_ids(left, right, swallow)
+
+    def _cuts_between(self, left: str, right: str) -> bool:
+        pre_tokenizer = self.backend.pre_tokenizer
+        if pre_tokenizer is None or not left.isascii():
+            return False
+        return any(start == len(left) for _, (start, _) in pre_tokenizer.pre_tokenize_str(left + right))
 
     def _same_ids(self, left: str, right: str, swallow: bool) -> bool:
         whole = left + right

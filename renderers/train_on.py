@@ -79,5 +79,5 @@ def _selected(messages: Sequence[Message], mode: TrainOnWhat) -> list[bool]:
     if mode in _ASSISTANT_MODES:
         return [role == "assistant" for role in roles]
     if mode is TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
-        return [role in ("user", "system", "developer") for role in roles]
+        return [role in ("user", "system") for role in roles]
     return [True] * len(roles)

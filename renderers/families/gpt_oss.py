@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..errors import OptionError, RefusedError
 from ..family import NOT_SHOWN, Family, MessageText, Option, Pieces, View, join_pieces
@@ -208,7 +208,7 @@ def _check_channels(message: Mapping[str, Any], index: int) -> None:
 
 
 def _call(view: View, index: int) -> Pieces:
-    message: Mapping[str, Any] = view.messages[index]
+    message = cast("Mapping[str, Any]", view.messages[index])
     calls = message["tool_calls"]
     if not calls:
         raise RefusedError(f"messages[{index}].tool_calls", "template_refused", "expected a tool call; got none")
@@ -230,7 +230,7 @@ def _call(view: View, index: int) -> Pieces:
 
 def _last_call(view: View, index: int) -> str:
     for i in range(index - 1, view.facts["first"] - 1, -1):
-        message: Mapping[str, Any] = view.messages[i]
+        message = cast("Mapping[str, Any]", view.messages[i])
         if message["role"] == "assistant":
             calls = message.get("tool_calls")
             if calls:

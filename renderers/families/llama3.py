@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..errors import RefusedError
 from ..family import Family, MessageText, Option, Pieces, View, join_pieces
-from ..parsing.formats import LLAMA3
+from ..parsing.formats import LLAMA3, TRIMMED
 
 __all__ = ["RENDERERS", "Llama3", "Llama30"]
 
@@ -123,6 +123,7 @@ class Llama30(Family):
         "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122": {},
     }
     stop = "<|eot_id|>"
+    response_format = TRIMMED
 
     @property
     def has_extension_property(self) -> bool:

@@ -161,9 +161,7 @@ def _result(message: Message, index: int) -> MessageText:
     call_id = _checked_id(message.get("tool_call_id"), f"messages[{index}].tool_call_id")
     content = message.get("content")
     text = content if isinstance(content, str) else ""
-    return MessageText(
-        ('[TOOL_RESULTS]{"content": ',), ("", text, ', "call_id": "', call_id, '"}[/TOOL_RESULTS]')
-    )
+    return MessageText(('[TOOL_RESULTS]{"content": ',), ("", text, ', "call_id": "', call_id, '"}[/TOOL_RESULTS]'))
 
 
 def _checked_id(value: Any, place: str) -> str:

@@ -1,7 +1,8 @@
 """Base models without a chat template: `User: …`, a blank line, `Assistant: …`, a blank line.
 
 The text is tinker-cookbook's. A turn ends with the string "\\n\\nUser:", whose last word is also the next user's
-header: it is trained with every trained turn, as it is what the model must say to be stopped, and written once.
+header: it is trained where an example ends with an assistant's turn; inside a conversation it is the next message's
+header, and not trained.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class RoleColon(Family):
 
     name: ClassVar[str] = "role_colon"  # type: ignore[misc]
     stop = "\n\n" + _USER
+    ending = _USER
     response_format = ROLE_COLON
     opens_with_assistant = True
 
@@ -62,13 +64,6 @@ class RoleColon(Family):
 
     def generation_prompt(self, view: View) -> Pieces:  # noqa: ARG002
         return ("Assistant:",)
-
-    def overlap(self, messages: Sequence[Message], index: int) -> str:
-        following = messages[index + 1]["role"] if index + 1 < len(messages) else "user"
-        return _USER if following == "user" else ""
-
-    def closing(self, view: View) -> Pieces:
-        return (_USER if view.messages[view.count - 1]["role"] == "assistant" else "",)
 
     def turn(self, view: View, index: int) -> MessageText:
         text = self.message(view, index)

@@ -30,6 +30,8 @@ def read_call(text: str) -> tuple[str, dict[str, Any], str | None]:
     if len(keys) != 1:
         raise CallError(f"expected arguments; got the keys {', '.join(call)}")
     arguments = call[keys[0]]
+    if isinstance(arguments, str):
+        arguments = read_object(arguments, keys[0])  # an object written as text, as some templates quote it
     if not isinstance(arguments, dict):
         raise CallError(f"{keys[0]}: expected a JSON object; got {json.dumps(arguments)[:40]}")
     call_id = call.get("id")

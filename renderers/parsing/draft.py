@@ -16,10 +16,14 @@ class Draft:
 
     Attributes:
         problem: what is structurally wrong with the turn, the first thing found; empty when nothing is.
+        null_content: a message of calls alone has no content, not an empty one.
+        keeps_empty_reasoning: the message says that its reasoning is empty, instead of saying nothing about it.
     """
 
     def __init__(self) -> None:
         self.problem = ""
+        self.null_content = False
+        self.keeps_empty_reasoning = False
         self._deltas: list[Delta] = []
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -46,6 +50,11 @@ class Draft:
         if text:
             self._reasoning.append(text)
             self._deltas.append(ReasoningDelta(text))
+
+    def says(self, words: tuple[str, ...]) -> bool:
+        """Whether the content has one of these words in it."""
+        content = "".join(self._content)
+        return any(word in content for word in words)
 
     @property
     def has_content(self) -> bool:
@@ -91,7 +100,9 @@ class Draft:
     def message(self) -> Message:
         """The assistant's message; fields with nothing in them are left out, except the content."""
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._content)}
-        if self._reasoning:
+        if self.null_content and self._calls and not self._content:
+            del message["content"]
+        if self._reasoning or self.keeps_empty_reasoning:
             message["reasoning_content"] = "".join(self._reasoning)
         if self._calls:
             message["tool_calls"] = list(self._calls)

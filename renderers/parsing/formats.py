@@ -90,6 +90,7 @@ class ResponseFormat:
         before_calls: text it writes between content and the first call.
         calls: how tool calls are written, or None.
         bare_calls: a turn that is nothing but `{"name": …, "parameters": {…}}` is a call.
+        null_content: the template tells a turn of calls alone by its missing content.
         harmony: the turn is a sequence of messages with channels; nothing else here applies.
     """
 
@@ -106,6 +107,7 @@ class ResponseFormat:
     before_calls: str = ""
     calls: CallSyntax | None = None
     bare_calls: bool = False
+    null_content: bool = False
     harmony: bool = False
 
     @property
@@ -176,7 +178,7 @@ GLM = ResponseFormat(
     calls=GLM_CALLS,
 )
 KIMI_K2 = ResponseFormat("Kimi tool calls", calls=KIMI_CALLS)
-DEEPSEEK_V3 = ResponseFormat("DeepSeek tool calls", calls=DEEPSEEK_CALLS)
+DEEPSEEK_V3 = ResponseFormat("DeepSeek tool calls", calls=DEEPSEEK_CALLS, null_content=True)
 MISTRAL = ResponseFormat("list in [TOOL_CALLS]", calls=MISTRAL_CALLS)
 LLAMA3 = ResponseFormat(
     "JSON alone or after <|python_tag|>",

@@ -87,6 +87,8 @@ class HarmonyTurn:
             self._index = self._draft.start_call(self._name)
             return
         self._kind = "reasoning" if name == "analysis" else "content"
+        # An analysis with nothing in it is there all the same, and the message says so.
+        self._draft.keeps_empty_reasoning |= name == "analysis"
         self._separate = self._draft.has_reasoning if self._kind == "reasoning" else self._draft.has_content
         if name not in ("analysis", "commentary", "final"):
             self._draft.broken(f"expected the channel analysis, commentary or final; got {name!r}")

@@ -158,5 +158,6 @@ def _by_vocabulary(form: ResponseFormat, tokenizer: Tokenizer) -> ResponseFormat
     """Calls of a syntax whose marks are all control tokens here, for a template that shows none."""
     for syntax in (KIMI_CALLS, DEEPSEEK_CALLS, GLM_CALLS, JSON_CALLS, MISTRAL_CALLS):
         if all(mark in tokenizer.control for mark in syntax.marks):
-            return replace(form, calls=syntax, before_calls="\n" if syntax is JSON_CALLS else "")
+            before = "\n" if syntax is JSON_CALLS else ""
+            return replace(form, calls=syntax, before_calls=before, null_content=syntax is DEEPSEEK_CALLS)
     return form

@@ -75,6 +75,7 @@ class StreamParser:
         self._control = {token.id: token for token in tokenizer.control.values()}
         self._endings = endings
         self._draft = Draft()
+        self._draft.null_content = form.null_content
         types = parameter_types(tools)
         self._turn: Turn = HarmonyTurn(self._draft) if form.harmony else TaggedTurn(form, self._draft, types)
         self._scanner = MarkScanner([*(mark for mark in form.marks if mark not in tokenizer.control), *endings.texts])

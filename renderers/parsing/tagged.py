@@ -66,6 +66,9 @@ class TaggedTurn:
         else:
             self._say(self._content.finish())
         self._end_bare(complete=complete)
+        if self._thought and self._form.think:
+            # Templates look for reasoning typed into the content unless the message says that there is none.
+            self._draft.keeps_empty_reasoning = self._draft.says(self._form.think)
 
     # -- reasoning
 

@@ -33,6 +33,8 @@ def read_object(text: str, what: str) -> dict[str, Any]:
         raise CallError(f"{what}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise CallError(f"{what}: expected JSON; {error}") from None
+    if isinstance(value, str) and text.lstrip().startswith('"'):
+        return read_object(value, what)  # an object written as text, as some templates quote it
     if not isinstance(value, dict):
         raise CallError(f"{what}: expected a JSON object; got {text.strip()[:40]!r}")
     return value
