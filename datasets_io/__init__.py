@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from .atomic import TEMPORARY_PREFIX, atomic_path, atomic_stream, remove_leftovers, write_bytes, write_json
     from .batching import Batch, BatchPlan, BatchPosition, iter_batches, plan_batches
     from .block_files import BlockReport, RenderTask
-    from .block_render import BlockResult, Drop, is_held_out, render_block
+    from .block_render import BlockResult, is_held_out, render_block
     from .block_rows import BlockBatch, BlockMeta, block_to_batch
     from .blocks import Block, BlockFault, iter_blocks
     from .build import BuildOutcome, BuildProgress, build_shards, check_rejects, run_build
     from .columns import BatchView
     from .errors import TooManyRejectsError, WorkerDiedError
     from .export import IGNORE_INDEX, export_parquet
+    from .flat_rows import Drop
+    from .folder_lock import lock_folder
     from .formats import FORMATS, convert_row
     from .manifest import (
         LENGTH_BIN_EDGES,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     )
     from .mapping import ColumnMapping, parse_mapping
     from .packing import PackingPlan, plan_packing
+    from .pages import render_page, write_page
+    from .progress import Progress
     from .read import ParsedBlock, ParsedRow, ReadOptions, Reject, format_reject, parse_block, read_conversations
     from .rows import (
         NO_ROLE,
@@ -73,7 +77,7 @@ _MODULES = {
     "CODECS": "shard_writer",
     "Codec": "manifest",
     "ColumnMapping": "mapping",
-    "Drop": "block_render",
+    "Drop": "flat_rows",
     "FORMATS": "formats",
     "FORMAT_VERSION": "schema",
     "Fault": "verify",
@@ -92,6 +96,7 @@ _MODULES = {
     "PackingPlan": "packing",
     "ParsedBlock": "read",
     "ParsedRow": "read",
+    "Progress": "progress",
     "Provenance": "rows",
     "ROLE_CODES": "rows",
     "ROW_HASH_BYTES": "rows",
@@ -131,6 +136,7 @@ _MODULES = {
     "is_held_out": "block_render",
     "iter_batches": "batching",
     "iter_blocks": "blocks",
+    "lock_folder": "folder_lock",
     "parse_block": "read",
     "parse_mapping": "mapping",
     "plan_batches": "batching",
@@ -138,6 +144,7 @@ _MODULES = {
     "read_conversations": "read",
     "remove_leftovers": "atomic",
     "render_block": "block_render",
+    "render_page": "pages",
     "row_to_datum": "rows",
     "rows_to_batch": "schema",
     "run_build": "build",
@@ -145,6 +152,7 @@ _MODULES = {
     "verify_shards": "verify",
     "write_bytes": "atomic",
     "write_json": "atomic",
+    "write_page": "pages",
 }
 
 __all__ = [
@@ -185,6 +193,7 @@ __all__ = [
     "PackingPlan",
     "ParsedBlock",
     "ParsedRow",
+    "Progress",
     "Provenance",
     "RankView",
     "ReadOptions",
@@ -221,6 +230,7 @@ __all__ = [
     "is_held_out",
     "iter_batches",
     "iter_blocks",
+    "lock_folder",
     "parse_block",
     "parse_mapping",
     "plan_batches",
@@ -228,6 +238,7 @@ __all__ = [
     "read_conversations",
     "remove_leftovers",
     "render_block",
+    "render_page",
     "row_to_datum",
     "rows_to_batch",
     "run_build",
@@ -235,6 +246,7 @@ __all__ = [
     "verify_shards",
     "write_bytes",
     "write_json",
+    "write_page",
 ]
 
 

@@ -12,10 +12,13 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from renderers import UserError
+
 from .atomic import write_bytes, write_json
-from .block_render import SPLITS, BlockResult, render_block
+from .block_render import SPLITS, BlockResult, render_block, renderer_of
 from .blocks import Block
 from .manifest import Codec, Histogram, ShardInfo
+from .run_spec import template_hash_of
 from .shard_writer import ShardWriter
 from .spec import RenderSpec
 
@@ -76,9 +79,20 @@ class RenderTask:
     spec: RenderSpec
     folder: str
     run: str
+    tokenizer_sha256: str
+    template_hash: str
     duplicates: Mapping[int, str] = field(default_factory=dict[int, str])
 
     def __call__(self) -> BlockReport:
+        """Do it.
+
+        Raises:
+            ParityError: see `render_block`.
+            UserError: the model is not the one that the run began with.
+        """
+        renderer = renderer_of(self.spec)
+        if (renderer.tokenizer.fingerprint, template_hash_of(renderer)) != (self.tokenizer_sha256, self.template_hash):
+            raise UserError(f"{self.spec.model}: expected a model that stays as it is; it changed during the run")
         result = render_block(self.block, self.spec, self.duplicates)
         return write_block(Path(self.folder), self.run, self.block, result, self.spec.codec)
 

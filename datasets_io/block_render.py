@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
-from renderers import Conversation, RenderedBlock, Renderer, get_renderer, get_tokenizer, shift_block
+from renderers import RenderedBlock, Renderer, get_renderer, get_tokenizer
 
 from .arrow_numpy import ArrowBatch, bits
 from .block_rows import BlockMeta, block_to_batch
 from .blocks import Block
-from .lengths import Loss, fit_lengths
+from .flat_rows import UNTRAINED, Drop, FlatRows, without_unfit
+from .lengths import fit_lengths
 from .read import ParsedBlock, ParsedRow, Reject, parse_block
 from .spec import RenderSpec
-from .windows import take_windows, trained_counts, whole_windows
+from .windows import take_windows, whole_windows
 
-__all__ = ["SPLITS", "BlockResult", "Drop", "is_held_out", "render_block", "renderer_of", "row_bytes"]
+__all__ = ["SPLITS", "BlockResult", "is_held_out", "render_block", "renderer_of", "row_bytes"]
 
 SPLITS = ("train", "eval")
 _EVAL_SALT = b"datumloom.eval.1"
 _RENDERERS_KEPT = 4
 _MOST_MESSAGES = np.iinfo(np.int16).max  # message numbers are stored as int16
-
-
-class Drop(NamedTuple):
-    """What an accepted row lost: a conversation, a turn or an example; `message` is None when it is not one turn."""
-
-    source: str
-    line: int
-    message: int | None
-    reason: str
-    detail: str
-
-    def to_json(self) -> bytes:
-        """One line of `drops.jsonl`, without the line break."""
-        detail = self.detail.encode("utf-8", "backslashreplace").decode("utf-8")
-        return orjson.dumps({**self._asdict(), "detail": detail})
 
 
 @dataclass(slots=True)
@@ -74,43 +59,37 @@ class BlockResult:
     encoder_fallback: str | None
 
 
-@dataclass(slots=True)
-class _Rows:
-    """A block's rows with their conversations laid out flat."""
-
-    rows: list[ParsedRow]
-    conversations: list[Conversation]
-    row_of: npt.NDArray[np.int64]  # (num_conversations,)
-    rejected: dict[int, Reject] = field(default_factory=dict[int, Reject])
-    drops: list[tuple[int, Drop]] = field(default_factory=list[tuple[int, Drop]])
-
-    @classmethod
-    def of(cls, rows: list[ParsedRow]) -> _Rows:
-        conversations = [conversation for row in rows for conversation in row.conversations]
-        counts = [len(row.conversations) for row in rows]
-        return cls(rows, conversations, np.repeat(np.arange(len(rows)), counts))
-
-    def drop(self, source: str, row: int, message: int | None, reason: str, detail: str) -> None:
-        self.drops.append((row, Drop(source, self.rows[row].line, message, reason, detail)))
-
-    def lose(self, source: str, losses: Sequence[Loss]) -> None:
-        for loss in losses:
-            self.drop(source, int(self.row_of[loss.conversation]), loss.message, loss.reason, loss.detail)
-
-
-@lru_cache(maxsize=_RENDERERS_KEPT)
-def _renderer(model: str, name: str, options: bytes, backend: str) -> Renderer:
-    return get_renderer(name, get_tokenizer(model, backend=backend), **orjson.loads(options))  # type: ignore[arg-type]
+_renderers: dict[tuple[Any, ...], Renderer] = {}
 
 
 def renderer_of(spec: RenderSpec) -> Renderer:
-    """The renderer of a spec, loaded once per process.
+    """The renderer of a spec, loaded once per process (again when the model's folder has changed).
 
     Raises:
         UserError: no such model, no chat template, an unknown renderer or option.
     """
     options = orjson.dumps(spec.renderer_options, option=orjson.OPT_SORT_KEYS)
-    return _renderer(spec.model, spec.renderer, options, spec.backend)
+    key = (_stamp(spec.model), spec.renderer, options, spec.backend)
+    if key not in _renderers:
+        renderer = get_renderer(spec.renderer, get_tokenizer(spec.model, backend=spec.backend), **spec.renderer_options)
+        while len(_renderers) >= _RENDERERS_KEPT:
+            _renderers.pop(next(iter(_renderers)), None)
+        _renderers[key] = renderer
+    return _renderers[key]
+
+
+def _stamp(model: str) -> tuple[Any, ...]:
+    """Names a model: by its folder, however that was written, and the state of the files there."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return (model,)
+    files = [path for path in folder.iterdir() if path.suffix in (".json", ".jinja")]
+    return str(folder.resolve()), *((path.name, *_size_and_time(path)) for path in sorted(files))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def is_held_out(row_hash: bytes, fraction: float) -> bool:
@@ -142,7 +121,7 @@ def render_block(block: Block, spec: RenderSpec, duplicates: Mapping[int, str] |
     renderer = renderer_of(spec)
     parsed = parse_block(block, spec.read_options)
     parsed.rejects += _oversized(block, parsed)
-    flat = _Rows.of([
+    flat = FlatRows.of([
         row
         for i, row in enumerate(parsed.rows)
         if (not duplicates or i not in duplicates) and not _is_oversized(row)
@@ -155,7 +134,7 @@ def render_block(block: Block, spec: RenderSpec, duplicates: Mapping[int, str] |
         whole = take_windows(rendered, whole_windows(rendered, ~rejected))
     fitted = fit_lengths(whole, flat.conversations, renderer, spec)
     flat.lose(block.source, fitted.losses)
-    final = _without_unfit(block.source, flat, fitted.rendered, spec)
+    final = without_unfit(block.source, flat, fitted.rendered, spec.weights)
     drops = [drop for _, drop in sorted(flat.drops, key=lambda item: item[0])]
     if duplicates:
         drops = sorted([*drops, *_duplicate_drops(parsed, duplicates)], key=lambda drop: drop.line)
@@ -206,11 +185,12 @@ def _oversized(block: Block, parsed: ParsedBlock) -> list[Reject]:
     return rejects
 
 
-def _sort_refusals(block: Block, flat: _Rows, rendered: RenderedBlock) -> None:
+def _sort_refusals(block: Block, flat: FlatRows, rendered: RenderedBlock) -> None:
     """Refusals to rejects (nothing is left of a conversation) and drops (something is, or a policy wanted it)."""
-    if not rendered.refusals:
-        return
     examples = np.bincount(rendered.conversation, minlength=len(flat.conversations))
+    silent = set(np.flatnonzero(examples == 0).tolist()) - {refusal.conversation for refusal in rendered.refusals}
+    for conversation in sorted(silent):
+        flat.drop(block.source, int(flat.row_of[conversation]), None, "no_trained_tokens", UNTRAINED)
     documents: dict[tuple[int, int], bytes] | None = None
     for refusal in rendered.refusals:
         row = int(flat.row_of[refusal.conversation])
@@ -242,58 +222,10 @@ def row_bytes(block: Block) -> dict[tuple[int, int], bytes]:
     return found
 
 
-# -- drops
-
-
-def _without_unfit(source: str, flat: _Rows, rendered: RenderedBlock, spec: RenderSpec) -> RenderedBlock:
-    """Without examples that train nothing or have no mean weight, and without halves of broken pairs."""
-    untrained = trained_counts(rendered) == 0
-    keep = ~untrained
-    _lose_examples(
-        source, flat, rendered, untrained, "no_trained_tokens", "expected something to train on; got weights of 0 only"
-    )
-    if spec.weights == "mean":
-        weightless = keep & _without_mean(rendered)
-        keep &= ~weightless
-        _lose_examples(source, flat, rendered, weightless, "no_mean", "expected weights with a sum above 0")
-    if len(flat.conversations) > len(flat.rows):
-        broken = keep & _broken_pairs(flat, rendered, keep)
-        keep &= ~broken
-        _lose_examples(source, flat, rendered, broken, "pair_broken", "the other half of this pair gives no example")
-    return rendered if keep.all() else take_windows(rendered, whole_windows(rendered, keep))
-
-
-def _lose_examples(
-    source: str, flat: _Rows, rendered: RenderedBlock, lost: npt.NDArray[np.bool_], reason: str, detail: str
-) -> None:
-    for example in np.flatnonzero(lost).tolist():
-        turn = int(rendered.turn[example])
-        row = int(flat.row_of[rendered.conversation[example]])
-        flat.drop(source, row, None if turn < 0 else turn, reason, detail)
-
-
-def _without_mean(rendered: RenderedBlock) -> npt.NDArray[np.bool_]:
-    """Examples whose weights, after the shift and summed as `mean_weights` does, sum to 0 or less."""
-    _, _, weights, offsets = shift_block(rendered.tokens, rendered.weights, rendered.offsets)
-    nonempty = np.diff(offsets) > 0
-    sums = np.zeros(len(rendered), np.float64)
-    if nonempty.any():
-        sums[nonempty] = np.add.reduceat(weights, offsets[:-1][nonempty], dtype=np.float64)
-    return sums <= 0
-
-
-def _broken_pairs(flat: _Rows, rendered: RenderedBlock, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Examples of rows of which another conversation has no example left."""
-    examples = np.bincount(rendered.conversation[keep], minlength=len(flat.conversations))
-    lost = np.zeros(len(flat.rows), np.bool_)
-    lost[flat.row_of[examples == 0]] = True
-    return lost[flat.row_of[rendered.conversation]]
-
-
 # -- rows
 
 
-def _batches(source: str, flat: _Rows, rendered: RenderedBlock, spec: RenderSpec) -> dict[str, ArrowBatch]:
+def _batches(source: str, flat: FlatRows, rendered: RenderedBlock, spec: RenderSpec) -> dict[str, ArrowBatch]:
     lines = np.array([row.line for row in flat.rows], np.int64)[flat.row_of]
     hashes = [row.row_hash for row in flat.rows]
     meta = BlockMeta.of(flat.conversations, source, lines, [hashes[row] for row in flat.row_of.tolist()])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
-from renderers import Backend, InputError, ParityError, UserError
+from renderers import InputError, ParityError, UserError
 
 from .block_files import BlockReport, RenderTask, finished_report, rejects_path
 from .block_render import renderer_of
@@ -26,6 +28,8 @@ from .sources import Source, expand_inputs
 from .spec import RenderSpec
 
 __all__ = ["BuildOutcome", "BuildProgress", "build_shards", "check_rejects", "run_build"]
+
+_REASONS_SHOWN = 5
 
 
 class BuildProgress(Protocol):
@@ -113,8 +117,8 @@ def check_rejects(manifest: Manifest, max_rejects: int | str) -> None:
     totals, limit = manifest.totals, RejectLimit.parse(max_rejects)
     if not limit.allows(totals.rejected, totals.read):
         raise TooManyRejectsError(
-            f"rejects: expected at most {limit} of {totals.read} rows; got {totals.rejected}; "
-            "the others are written, and rejects.jsonl holds these"
+            f"rejects: expected at most {limit} among {totals.read} rows; got {totals.rejected}; "
+            "the other rows are written, and rejects.jsonl holds these"
         )
 
 
@@ -136,10 +140,10 @@ def run_build(
     sources = expand_inputs([os.fspath(path) for path in inputs])
     if dedup:
         _refuse_unrepeatable(sources)
+    guard = InputGuard(sources)
+    run = run_spec_of(spec, renderer_of(spec), input_files(sources, known=False), dedup=dedup)
     with RunFolder(out) as folder:
         run_engine = engine_run(engine, workers, (folder.lock,))
-        guard = InputGuard(sources)
-        run = run_spec_of(spec, renderer_of(spec), input_files(sources, known=False), dedup=dedup)
         if overwrite:
             folder.clear()
         finished = folder.manifest()
@@ -197,8 +201,8 @@ def _check_unchanged(
 
 
 def _listed(changes: list[str]) -> str:
-    more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
-    return f"changed: {'; '.join(changes[:5])}{more}"
+    more = f" and {len(changes) - _REASONS_SHOWN} more" if len(changes) > _REASONS_SHOWN else ""
+    return f"changed: {'; '.join(changes[:_REASONS_SHOWN])}{more}"
 
 
 @dataclass(slots=True)
@@ -243,13 +247,16 @@ class _Build:
         return find_duplicates(results(DigestTask(block, self.spec) for block in self._blocks()))
 
     def _tasks(self, duplicates: Mapping[int, Mapping[int, str]]) -> Iterator[RenderTask]:
-        backend: Backend = self.state.backend
-        spec = self.spec.model_copy(update={"backend": backend})
-        folder, name = self.folder.path, self.state.name
+        # Absolute, as a worker elsewhere may have another working directory.
+        model = Path(self.spec.model)
+        where = str(model.resolve()) if model.is_dir() else self.spec.model
+        spec = self.spec.model_copy(update={"backend": self.state.backend, "model": where})
+        folder, name, run = self.folder.path.resolve(), self.state.name, self.state.run
         for block in self._blocks():
             report = finished_report(folder, name, block)
             if report is None:
-                yield RenderTask(block, spec, str(folder), name, duplicates.get(block.index, {}))
+                known = duplicates.get(block.index, {})
+                yield RenderTask(block, spec, str(folder), name, run.tokenizer_sha256, run.template_hash, known)
                 continue
             self.resumed += 1
             self._take(report)
@@ -285,7 +292,10 @@ def _nothing_left(manifest: Manifest) -> str:
     totals = manifest.totals
     if not totals.read:
         return "inputs: expected rows; got none"
-    why = [f"{reason} {number}" for reason, number in (manifest.rejects | manifest.drops).items()]
+    counts = Counter(manifest.rejects) + Counter(manifest.drops)
+    why = [f"{reason} {number}" for reason, number in counts.most_common(_REASONS_SHOWN)]
+    if len(counts) > len(why):
+        why.append("…")
     if totals.rows:
         why.append(f"held out {totals.rows}")
     return (

@@ -74,7 +74,7 @@ class Progress:
         if self._bar is not None:
             self._draw(self._bar)
             self._bar.stop()
-        elif not self._quiet:
+        elif not self._quiet and (kind is None or self.done):  # an error before any work speaks for itself
             self._write(self._last_line(stopped=kind is not None))
 
     def advance(self, amount: float = 1, **counts: int) -> None:

@@ -10,12 +10,9 @@ manifest.json       written last; blocks/ and run.json go after it
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +25,7 @@ from renderers import Backend, UserError
 
 from .atomic import TEMPORARY_PREFIX, atomic_stream, remove_leftovers, write_json
 from .block_files import BLOCKS_FOLDER, drops_path, rejects_path
+from .folder_lock import lock_folder
 from .manifest import MANIFEST_NAME, Manifest, RunSpec
 
 __all__ = ["DROPS_NAME", "REJECTS_NAME", "RUN_NAME", "RunFolder", "RunState"]
@@ -36,8 +34,6 @@ RUN_NAME = "run.json"
 REJECTS_NAME = "rejects.jsonl"
 DROPS_NAME = "drops.jsonl"
 _SHARD = re.compile(r"(train|eval)-\d{5,}\.arrow")
-# Workers of a run that was killed notice within a second.
-_SECONDS_TO_WAIT = 5.0
 
 
 class RunState(BaseModel):
@@ -76,7 +72,7 @@ class RunFolder:
             raise UserError(f"{self.path}: expected a folder for the shards; got a file")
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = lock_folder(self.path)
         return self
 
     def __exit__(
@@ -177,22 +173,3 @@ def _gather(folder: Path, name: str, part_path: Callable[[Path, int], Path], blo
 def _is_ours(name: str) -> bool:
     known = (MANIFEST_NAME, RUN_NAME, BLOCKS_FOLDER, REJECTS_NAME, DROPS_NAME)
     return name in known or name.startswith(TEMPORARY_PREFIX) or _SHARD.fullmatch(name) is not None
-
-
-def _locked(folder: Path) -> int:
-    """A descriptor of the folder that holds its lock."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + _SECONDS_TO_WAIT
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                # A file system without locks: nothing to hold, and nobody to wait for.
-                return descriptor
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise UserError(f"{folder}: another run is writing into this folder") from None
-            time.sleep(0.05)
-        else:
-            return descriptor

@@ -12,7 +12,7 @@ from .manifest import InputFile, Libraries, RendererInfo, RunSpec
 from .sources import Source, input_fingerprint
 from .spec import RenderSpec
 
-__all__ = ["InputGuard", "input_files", "run_spec_of"]
+__all__ = ["InputGuard", "input_files", "run_spec_of", "template_hash_of"]
 
 
 def run_spec_of(spec: RenderSpec, renderer: Renderer, inputs: list[InputFile], *, dedup: bool) -> RunSpec:
@@ -39,11 +39,20 @@ def run_spec_of(spec: RenderSpec, renderer: Renderer, inputs: list[InputFile], *
             },
         ),
         tokenizer_sha256=tokenizer.fingerprint,
-        template_hash=renderer.template_hash or _model_template(tokenizer.chat_template),
+        template_hash=template_hash_of(renderer),
         libraries=Libraries.installed(),
         inputs=inputs,
         options=options,
     )
+
+
+def template_hash_of(renderer: Renderer) -> str:
+    """Hash of the template that a renderer reproduces, else of the model's; empty when there is neither."""
+    template = renderer.tokenizer.chat_template
+    if renderer.template_hash or template is None:
+        return renderer.template_hash or ""
+    text = template if isinstance(template, str) else repr(sorted(template.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def input_files(sources: Sequence[Source], *, known: bool) -> list[InputFile]:
@@ -85,10 +94,3 @@ def _stamp(source: Source) -> tuple[int, int] | None:
         return None
     status = source.path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _model_template(template: str | dict[str, str] | None) -> str:
-    if template is None:
-        return ""
-    text = template if isinstance(template, str) else repr(sorted(template.items()))
-    return hashlib.sha256(text.encode()).hexdigest()

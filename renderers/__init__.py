@@ -73,6 +73,7 @@ from .rendered import (
     Turns,
 )
 from .tokenizer import ControlToken, ParityError, Tokenizer, get_tokenizer
+from .trajectory import merge_rollout
 from .types import Chunk, Datum, EncodedTextChunk, ImageChunk, ModelInput, TensorData
 
 __all__ = [
@@ -145,6 +146,7 @@ __all__ = [
     "get_tokenizer",
     "join_pieces",
     "mean_weights",
+    "merge_rollout",
     "renderer_names",
     "shift_block",
     "text_of",

@@ -90,8 +90,9 @@ class Renderer(ABC):
     def has_extension_property(self) -> bool:
         """Whether each prompt of a conversation starts with the previous prompt and turn, whatever was said.
 
-        Token for token, except where the turn's first characters would melt with the prompt's last ones (a turn that
-        starts with a line break, after a header that ends with one): there the text is the same and the split is not.
+        Of conversations whose system messages come first, and turns that are written like their own prompt. Token for
+        token, except where the turn's first characters melt with the prompt's last ones (a line break after a header
+        that ends with one; white space that a control token swallows): rendering counts those as `header_merge`.
         """
 
     # -- many conversations
@@ -213,7 +214,7 @@ class Renderer(ABC):
             raise InputError(
                 "messages", "no_trained_tokens", f"expected something to train on with {str(train_on_what)!r}; got none"
             )
-        return ModelInput.from_ints(examples[0].tokens), examples[0].weights
+        return examples[0].to_model_input(), examples[0].weights
 
     def build_supervised_examples(
         self,
@@ -226,7 +227,7 @@ class Renderer(ABC):
     ) -> list[SupervisedExample]:
         """All training examples of a conversation: one where the turns can share a sequence, else several."""
         examples = self.render(messages, train_on_what, tools, turns=turns, control_tokens=control_tokens)
-        return [(ModelInput.from_ints(example.tokens), example.weights) for example in examples]
+        return [(example.to_model_input(), example.weights) for example in examples]
 
     def build_generation_prompt(
         self,
@@ -259,7 +260,7 @@ class Renderer(ABC):
             plan.cut()
             plan.content(prefill)
         plan.end_example(0, -1)
-        return ModelInput.from_ints(plan.encode().tokens)
+        return plan.encode()[0].to_model_input()
 
     def to_datum(
         self,
@@ -273,7 +274,7 @@ class Renderer(ABC):
     ) -> Datum:
         """One `Datum`, shifted: the example of `build_supervised_example` through `renderers.to_datum`."""
         model_input, weights = self.build_supervised_example(messages, train_on_what, tools, turns=turns)
-        return to_datum(model_input.to_numpy(), weights, max_length=max_length, reduction=reduction)  # type: ignore[arg-type]
+        return to_datum(model_input, weights, max_length=max_length, reduction=reduction)  # type: ignore[arg-type]
 
     # -- what comes back
 

@@ -21,6 +21,7 @@ from .parsing import ResponseFormat
 from .parsing.probe import probe_format
 from .plan import Plan
 from .rendered import Refusal, RenderSettings, TrainOnWhat
+from .template_probes import keeps_history
 from .tokenizer import ControlToken, Tokenizer
 from .traced import TEMPLATE
 from .train_on import trains_only_assistants
@@ -165,26 +166,12 @@ class ChatTemplate(Renderer):
 
     @property
     def has_extension_property(self) -> bool:
-        """Decided by rendering a probe conversation with plain and reasoning turns."""
+        """Decided by rendering probe conversations: plain, with reasoning, with tools, with a system message."""
         return self._extends
 
     @cached_property
     def _extends(self) -> bool:
-        probe: list[Message] = [_PROBE_USER]
-        previous = ""
-        for turn in (
-            {"role": "assistant", "content": "One"},
-            {"role": "assistant", "content": "Two", "reasoning_content": "Why two"},
-            {"role": "assistant", "content": "Three"},
-        ):
-            prompt = self.probe(probe, generation=True)
-            probe.append(turn)  # type: ignore[arg-type]
-            own = self.probe(probe)
-            if prompt is None or own is None or not prompt.startswith(previous) or not own.startswith(prompt):
-                return False
-            previous = own[: len(own) - len(self._rest)] if own.endswith(self._rest) else own
-            probe.append(_PROBE_USER)
-        return True
+        return keeps_history(self.probe, self._rest)
 
     # -- prompts
 
@@ -280,6 +267,8 @@ class ChatTemplate(Renderer):
 
     def _stop_of(self, text: str, origin: str | None, start: int) -> tuple[int, bool]:
         """Where the turn that starts at `start` and is the last of `text` ends, and whether with a stop token."""
+        if not self._written_stops:
+            return len(text), False  # what stands there was typed, and made live by `control_tokens="parse"`
         stops = {token.text for token in self._stops}
         if self._closing and text.endswith(self._closing) and len(text) - len(self._closing) >= start:
             return len(text) - len(self._rest), self.tokenizer.has_control_token(self._closing)

@@ -20,7 +20,7 @@ __all__ = [
     "TextEncoder",
     "TokenizersEncoder",
     "hostile_strings",
-    "text_only_json",
+    "text_only_jsons",
 ]
 
 Backend = Literal["auto", "fastokens", "tokenizers"]
@@ -38,25 +38,28 @@ class TextEncoder(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> FlatIds: ...
 
 
-def text_only_json(spec: dict[str, Any], *, continuation: bool) -> str:
-    """A tokenizer.json that knows no control tokens.
-
-    Args:
-        spec: the parsed tokenizer.json.
-        continuation: for text that follows other text: no space is put in front (SentencePiece style tokenizers
-            prepend one at the start of a text).
+def text_only_jsons(spec: dict[str, Any]) -> tuple[str, str]:
+    """Two tokenizer.json texts that know no control tokens: for text at the start of a stretch, and for text that
+    follows other text, where SentencePiece style tokenizers put no space in front. The same object when they agree.
 
     White-space-only added tokens stay: they are ordinary text to whoever writes it.
     """
-    spec = dict(spec)
-    spec["added_tokens"] = [token for token in spec.get("added_tokens") or [] if token["content"].isspace()]
-    spec["post_processor"] = None
-    spec["truncation"] = None
-    spec["padding"] = None
-    if continuation:
-        spec["normalizer"] = _without_prepend(spec.get("normalizer"))
-        spec["pre_tokenizer"] = _without_prefix_space(spec.get("pre_tokenizer"))
-    return json.dumps(spec, ensure_ascii=False)
+    start = {
+        **spec,
+        "added_tokens": [token for token in spec.get("added_tokens") or [] if token["content"].isspace()],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
+    continuation = {
+        **start,
+        "normalizer": _without_prepend(spec.get("normalizer")),
+        "pre_tokenizer": _without_prefix_space(spec.get("pre_tokenizer")),
+    }
+    first = json.dumps(start, ensure_ascii=False)
+    # The vocabulary is most of the text, so it is written twice only where it must be.
+    changed = any(start.get(key) != continuation[key] for key in ("normalizer", "pre_tokenizer"))
+    return first, json.dumps(continuation, ensure_ascii=False) if changed else first
 
 
 def _without_prepend(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -286,9 +286,14 @@ class Family(Renderer):
         same = min(max(old.live_from, 0), old.count - 1)
         while same < old.count - 1 and _flat(self.message(old, same)) == _flat(self.message(new, same)):
             same += 1
-        while same and not plan.reuse(same):
+        while same and (self._overlapped(new, same) or not plan.reuse(same)):
             same -= 1
         return same
+
+    def _overlapped(self, view: View, index: int) -> bool:
+        """Whether the message before may have written this one's beginning: then no example is cut here."""
+        before = index - 1
+        return view.messages[before]["role"] == "assistant" and self.overlap(view.messages, before) != ""
 
     def _begins(self, view: View, index: int, overlap: str) -> bool:
         """Whether what the overlap of the turn before `index` promised is what follows it."""

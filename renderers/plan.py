@@ -16,16 +16,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .assembly import CONTINUATION, START, Pieces, assemble
 from .errors import RefusedError
+from .images import ImageText
 from .rendered import ControlTokens, Refusal, RenderedBlock
 from .tokenizer import WHITE_SPACE, ControlToken, Tokenizer
+from .types import ImageChunk
 
 __all__ = ["Plan"]
 
 _MARK = "\ufdd4"
 """Where a message begins inside collected template text: a noncharacter, which no valid text contains."""
+_IMAGE_POSITION = -1
+"""Stands for an image's positions until the block is assembled; no token has this id."""
 _SHORT = 32
 """Text this short before a cut is taken for a header that comes again."""
 
@@ -88,6 +93,7 @@ class Plan:
         self._turn: list[int] = []
         self._compiled: dict[str, _Compiled] = {}
         self._constant_of: dict[object, int] = {}
+        self._images: dict[int, ImageChunk] = {}  # by the source number of their constant
         # Where messages begin, as numbers of pieces: of the open example, and of the last one.
         self._marks: dict[int, int] = {}
         self._last_marks: dict[int, int] = {}
@@ -163,6 +169,14 @@ class Plan:
         # Text after sampled text continues it; after a control token it starts a stretch.
         self._start = bool(tokens) and tokens[-1] in self.tokenizer.control_ids
         self._swallow = False
+
+    def image(self, chunk: ImageChunk) -> None:
+        """An image, between two control tokens; its positions are never trained."""
+        self._close_all()
+        source = self._constant(chunk, [_IMAGE_POSITION] * chunk.length)
+        self._images[source] = chunk
+        self._piece(source)
+        self._start, self._swallow = True, False
 
     def begin_message(self, index: int) -> None:
         """What follows belongs to message `index`; a stretch that is open stays with the message it began in."""
@@ -247,6 +261,11 @@ class Plan:
     def encode(self) -> RenderedBlock:
         """Encode every text and assemble every example; raises `ParityError` as `Tokenizer.encode_texts` does."""
         columns = assemble(self._pieces, self.tokenizer)
+        images: list[tuple[int, int, ImageChunk]] = []
+        if self._images:
+            images = self._placed_images(columns.tokens, columns.offsets)
+            at = columns.tokens == _IMAGE_POSITION
+            columns.tokens[at], columns.weights[at] = 0, 0.0
         return RenderedBlock(
             tokens=columns.tokens,
             weights=columns.weights,
@@ -258,7 +277,23 @@ class Plan:
             turn=np.asarray(self._turn, np.int16),
             refusals=list(self.refusals),
             counts=Counter(self.counts),
+            images=images,
         )
+
+    def _placed_images(
+        self, tokens: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
+    ) -> list[tuple[int, int, ImageChunk]]:
+        """Example, position in it and chunk of every image."""
+        chunks = [self._images[source] for source in self._pieces.source if source in self._images]
+        positions = np.flatnonzero(tokens == _IMAGE_POSITION)
+        placed: list[tuple[int, int, ImageChunk]] = []
+        done = 0
+        for chunk in chunks:
+            start = int(positions[done])
+            done += chunk.length
+            example = int(np.searchsorted(offsets, start, side="right")) - 1
+            placed.append((example, start - int(offsets[example]), chunk))
+        return placed
 
     # -- closing what is open
 
@@ -427,6 +462,9 @@ class Plan:
     # -- message text that contains control tokens
 
     def _hostile(self, text: str) -> None:
+        if isinstance(text, ImageText):
+            self.image(text.chunk)
+            return
         self.control_in_content = True
         place = f"messages[{(self._begins or self._late or [self._message])[-1]}]"
         found = [match.group() for match in self.tokenizer.control_pattern.finditer(text)]

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .types import Chunk, EncodedTextChunk, ImageChunk, ModelInput
+
 __all__ = [
     "CONTROL_TOKEN_POLICIES",
     "TURN_POLICIES",
@@ -91,11 +93,28 @@ class RenderedTokens:
         tokens: int32 (n,).
         weights: float32 (n,), the loss weight of each token as a target.
         message_index: int32 (n,), the message a token belongs to; -1 for template text of no message.
+        images: position and chunk of each image, in order; `tokens` and `weights` are 0 at its positions.
     """
 
     tokens: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     message_index: npt.NDArray[np.int32]
+    images: list[tuple[int, ImageChunk]] = field(default_factory=list[tuple[int, ImageChunk]])
+
+    def to_model_input(self) -> ModelInput:
+        """Text chunks and images in order."""
+        if not self.images:
+            return ModelInput.from_ints(self.tokens)
+        chunks: list[Chunk] = []
+        done = 0
+        for position, chunk in self.images:
+            if position > done:
+                chunks.append(EncodedTextChunk(self.tokens[done:position]))
+            chunks.append(chunk)
+            done = position + chunk.length
+        if done < len(self.tokens):
+            chunks.append(EncodedTextChunk(self.tokens[done:]))
+        return ModelInput(chunks)
 
 
 @dataclass(slots=True)
@@ -114,6 +133,7 @@ class RenderedBlock:
             conversation whole.
         refusals: what was not rendered.
         counts: events by name (`control_token_in_content`, `turns_split`, `header_merge`, …).
+        images: example, position in it and chunk of each image, in order.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -126,6 +146,7 @@ class RenderedBlock:
     turn: npt.NDArray[np.int16]
     refusals: list[Refusal] = field(default_factory=list[Refusal])
     counts: Counter[str] = field(default_factory=Counter[str])
+    images: list[tuple[int, int, ImageChunk]] = field(default_factory=list[tuple[int, int, ImageChunk]])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -138,6 +159,7 @@ class RenderedBlock:
             tokens=self.tokens[start:stop],
             weights=self.weights[start:stop],
             message_index=np.repeat(self.run_messages[runs].astype(np.int32), lengths),
+            images=[(position, chunk) for example, position, chunk in self.images if example == index],
         )
 
     def __iter__(self) -> Iterator[RenderedTokens]:

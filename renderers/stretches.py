@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .parsing.detokenize import detokenizer
 from .tokenizer import Tokenizer
 
 __all__ = ["Stretches", "Transition", "starts_with", "stretches", "transitions"]
@@ -27,31 +26,21 @@ class Stretches(NamedTuple):
 
 
 def stretches(tokenizer: Tokenizer, tokens: Sequence[int]) -> Stretches:
-    """Decode a whole sequence."""
-    decoder = detokenizer(tokenizer)
+    """Decode a whole sequence, stretch by stretch."""
+    ids = [int(token) for token in tokens]
     control = tokenizer.control_ids
     items: list[int | str] = []
     ends: list[int] = []
-    text: list[str] = []
-
-    def close(end: int) -> None:
-        text.append(decoder.flush())
-        joined = "".join(text)
-        text.clear()
-        if joined:
-            items.append(joined)
-            ends.append(end)
-
-    decoder.start(continuation=False)
-    for position, token in enumerate(tokens):
-        if token in control:
-            close(position)
-            items.append(int(token))
+    start = 0
+    for position in [*(i for i, token in enumerate(ids) if token in control), len(ids)]:
+        text = tokenizer.decode(ids[start:position]) if start < position else ""
+        if text:
+            items.append(text)
+            ends.append(position)
+        if position < len(ids):
+            items.append(ids[position])
             ends.append(position + 1)
-            decoder.start(continuation=False)
-        else:
-            text.append(decoder.feed(int(token)))
-    close(len(tokens))
+        start = position + 1
     return Stretches(items, ends)
 
 

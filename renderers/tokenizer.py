@@ -25,7 +25,7 @@ from .encoders import (
     TextEncoder,
     TokenizersEncoder,
     hostile_strings,
-    text_only_json,
+    text_only_jsons,
 )
 from .errors import InternalError, OptionError, UserError
 from .token_bytes import TokenBytes
@@ -214,7 +214,7 @@ class Tokenizer:
 
     @cached_property
     def _text_jsons(self) -> tuple[str, str]:
-        return text_only_json(self._spec, continuation=False), text_only_json(self._spec, continuation=True)
+        return text_only_jsons(self._spec)
 
     @cached_property
     def has_prefix_space(self) -> bool:
@@ -343,7 +343,7 @@ class Tokenizer:
         if swallow:
             whole, left = whole.lstrip(WHITE_SPACE), left.lstrip(WHITE_SPACE)
         if not left:
-            return self.encode_text(whole) == self.encode_text(right)
+            return whole == right or self.encode_text(whole) == self.encode_text(right)
         return self.encode_text(whole) == self.encode_text(left) + self.encode_text(right, continuation=True)
 
     def encode(self, text: str) -> list[int]:

@@ -132,5 +132,5 @@ class JsonCallList:
         if not self._num_calls:
             raw = self._opening + "".join(self._between)
             self._draft.fail_call(None, raw, f"expected a JSON list of calls; got {around[:40]!r}")
-        elif complete and around != f"[{',' * (self._num_calls - 1)}]":
+        elif complete and self._call is None and around != f"[{',' * (self._num_calls - 1)}]":
             self._draft.broken(f"expected tool calls between [ and ]; got {around[:40]!r} around them")

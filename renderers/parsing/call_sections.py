@@ -10,7 +10,6 @@ from .values import CallError, JsonEnd, ParameterTypes, read_object
 
 __all__ = ["DeepSeekCalls", "KimiCalls"]
 
-_KIMI_ID = re.compile(r"\s*((?:functions\.)?(.+?)(?::\d+)?)\s*", re.DOTALL)
 _DEEPSEEK = re.compile(r"\s*([^\n]+)\n\s*(?:```(?:json)?\s*)?(?=\{)")
 
 
@@ -121,9 +120,9 @@ class KimiCalls(_Section):
     begin, divide, end = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
 
     def divided(self) -> None:
-        match = _KIMI_ID.fullmatch("".join(self._head))
-        if match:
-            self._index = self._draft.start_call(match.group(2))
+        _, name = self._id()
+        if name:
+            self._index = self._draft.start_call(name)
 
     def body(self, text: str) -> None:
         if self._ending is None and len(self._body) == 1 and text.startswith("{"):
@@ -131,10 +130,17 @@ class KimiCalls(_Section):
         self.show(text)
 
     def read(self) -> tuple[str, str, str | None]:
-        match = _KIMI_ID.fullmatch("".join(self._head))
-        if match is None:
-            raise CallError("expected functions.NAME:INDEX; got nothing")
-        return match.group(2), "".join(self._body), match.group(1)
+        call_id, name = self._id()
+        if not name:
+            raise CallError(f"expected functions.NAME:INDEX; got {call_id!r}")
+        return name, "".join(self._body), call_id
+
+    def _id(self) -> tuple[str, str]:
+        """The call's id, and the name in it."""
+        call_id = "".join(self._head).strip()
+        name, colon, index = call_id.rpartition(":")
+        name = name if colon and index.isdecimal() else call_id
+        return call_id, name.removeprefix("functions.")
 
 
 class DeepSeekCalls(_Section):

@@ -13,7 +13,7 @@ from .values import CallError, ParameterTypes, typed_value
 __all__ = ["GlmCall", "XmlCall"]
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>")
-_BODY = re.compile(r"\s*<function=([^>\n]+)>\s*(.*?)\s*</function>\s*", re.DOTALL)
+_END = "</function>"
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|\Z)", re.DOTALL)
 _MAX_HEAD = 1024
 
@@ -80,11 +80,11 @@ class XmlCall(_TextCall):
     head = _FUNCTION
 
     def read(self) -> tuple[str, list[tuple[str, str]]]:
-        raw = "".join(self._raw)
-        match = _BODY.fullmatch(raw)
-        if match is None:
-            raise CallError(f"expected <function=NAME> … </function>; got {raw.strip()[:40]!r}")
-        return match.group(1), list(_parameters(match.group(2)))
+        raw = "".join(self._raw).strip()
+        match = _FUNCTION.match(raw)
+        if match is None or not raw.endswith(_END):
+            raise CallError(f"expected <function=NAME> … {_END}; got {raw[:40]!r}")
+        return match.group(1), list(_parameters(raw[match.end() : -len(_END)].strip()))
 
 
 def _parameters(body: str) -> Iterator[tuple[str, str]]:

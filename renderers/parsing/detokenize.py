@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
+from ..errors import InputError
 from ..tokenizer import Tokenizer
 
 __all__ = ["Detokenizer", "detokenizer"]
@@ -60,11 +61,17 @@ class _ByteLevel(Detokenizer):
         self.num_decoded += 1
         data = self._table.get(token)
         if data is None:
-            data = self._table[token] = _bytes_of(_token_text(self._tokenizer, token))
+            data = self._table[token] = self._bytes(token)
         return self._utf8.decode(data)
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
+
+    def _bytes(self, token: int) -> bytes:
+        try:
+            return self._tokenizer.token_bytes(token)
+        except InputError:
+            return UNKNOWN.encode()
 
 
 class _SentencePiece(Detokenizer):
@@ -167,21 +174,3 @@ def _kind(tokenizer: Tokenizer) -> tuple[str, Any]:
 def _token_text(tokenizer: Tokenizer, token: int) -> str:
     text = tokenizer.id_to_token(token) if token >= 0 else None
     return UNKNOWN if text is None else text
-
-
-@lru_cache(maxsize=1)
-def _byte_of() -> dict[str, int]:
-    """The byte that each character of the byte-level alphabet stands for."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if chr(byte) not in alphabet]
-    alphabet.update({chr(0x100 + i): byte for i, byte in enumerate(others)})
-    return alphabet
-
-
-def _bytes_of(token: str) -> bytes:
-    alphabet = _byte_of()
-    try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError:
-        return token.encode()  # an added token, spelled in plain text

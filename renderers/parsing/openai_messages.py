@@ -96,8 +96,12 @@ def _call_out(call: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _call_in(call: Mapping[str, Any], index: int) -> dict[str, Any]:
-    function = call["function"]
-    arguments = function["arguments"]
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError(
+            f"tool_calls[{index}].function", "bad_call", f"expected a name and arguments; got {function!r}"
+        )
+    arguments: Any = function.get("arguments", "{}")
     place = f"tool_calls[{index}].function.arguments"
     if isinstance(arguments, str):
         try:
@@ -106,4 +110,4 @@ def _call_in(call: Mapping[str, Any], index: int) -> dict[str, Any]:
             raise InputError(place, "bad_arguments", f"expected JSON; got {arguments[:60]!r}") from None
     if not isinstance(arguments, dict):
         raise InputError(place, "bad_arguments", f"expected a JSON object; got {type(arguments).__name__}")
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+    return {**call, "type": "function", "function": {"name": function["name"], "arguments": arguments}}

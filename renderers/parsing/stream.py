@@ -102,7 +102,7 @@ class StreamParser:
 
     def feed(self, tokens: int | Iterable[int]) -> list[Delta]:
         """Take one token, or several, and tell what they add."""
-        for token in (tokens,) if isinstance(tokens, int) else tokens:
+        for token in tokens if isinstance(tokens, Iterable) else (tokens,):
             self._token(int(token))
         return self._draft.take()
 
