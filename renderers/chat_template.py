@@ -9,8 +9,6 @@ is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from .base import Renderer
@@ -18,30 +16,15 @@ from .errors import DroppedError, InputError, OptionError, RefusedError, UserErr
 from .jinja_template import ChatTemplateSource, Prefixes, TracedText
 from .messages import Conversation, Message, ToolSpec
 from .parsing import ResponseFormat
-from .parsing.probe import probe_format
 from .plan import Plan
 from .rendered import Refusal, RenderSettings, TrainOnWhat
-from .template_probes import keeps_history
-from .tokenizer import ControlToken, Tokenizer
+from .template_facts import TemplateFacts
+from .template_spans import Spans, Turn, begins_alike, message_starts
+from .tokenizer import Tokenizer
 from .traced import TEMPLATE
 from .train_on import trains_only_assistants
 
 __all__ = ["ChatTemplate", "default_template"]
-
-_PROBE_USER: Message = {"role": "user", "content": "Hello"}
-_PROBE = "zqxprobe"
-_PROBE_CALL: Any = {"type": "function", "id": "abcde1234", "function": {"name": _PROBE, "arguments": {"key": _PROBE}}}
-
-
-@dataclass(slots=True)
-class Turn:
-    """A trained turn as text: `text[:start]` is its prompt, `text[start:stop]` is trained."""
-
-    index: int
-    text: str
-    origin: str | None
-    start: int
-    stop: int
 
 
 class ChatTemplate(Renderer):
@@ -65,6 +48,7 @@ class ChatTemplate(Renderer):
         self.options = dict(options)
         self._template = ChatTemplateSource(source, {**tokenizer.special_tokens, **options})
         self.template_hash = self._template.hash
+        self.facts = TemplateFacts(self._template, tokenizer)
         known = self._template.undeclared - {"messages", "tools", "documents", "add_generation_prompt"}
         for option in options:
             if option not in known:
@@ -73,105 +57,31 @@ class ChatTemplate(Renderer):
                     f"{', '.join(sorted(known - set(tokenizer.special_tokens))) or '(none)'}"
                 )
 
-    # -- what the template does, found out by asking it
-
-    @cached_property
-    def _closing(self) -> str:
-        """What the template writes after an assistant's content when that is the last message."""
-        prompt = self.probe([_PROBE_USER], generation=True)
-        turn = self.probe([_PROBE_USER, {"role": "assistant", "content": _PROBE}])
-        if prompt is None or turn is None or _PROBE not in turn:
-            return ""
-        return turn[turn.rindex(_PROBE) + len(_PROBE) :]
-
-    @cached_property
-    def _rest(self) -> str:
-        """The part of `_closing` after the stop token: written by the template, never sampled."""
-        parts = self.tokenizer.split(self._closing)
-        for i, part in enumerate(parts):
-            if isinstance(part, ControlToken):
-                return "".join(p if isinstance(p, str) else p.text for p in parts[i + 1 :])
-        return ""
-
-    @cached_property
-    def generation_suffix(self) -> str:
-        """What the generation prompt adds to a rendering without it; empty when it does more than add."""
-        without, prompt = self.probe([_PROBE_USER]), self.probe([_PROBE_USER], generation=True)
-        if without is None or prompt is None or not prompt.startswith(without):
-            return ""
-        return prompt[len(without) :]
-
-    @cached_property
-    def _stops(self) -> list[ControlToken]:
-        """Tokens that end a turn: by the template's closing, tool calls included, then by the model's own settings."""
-        configured = set(self.tokenizer.generation_stop_tokens)
-        by_config = [t for t in self.tokenizer.control.values() if t.id in configured]
-        eos = [t for t in self.tokenizer.control.values() if t.text == self.tokenizer.eos_token]
-        return list(dict.fromkeys((*self._written_stops, *by_config, *eos)))
-
-    @cached_property
-    def _written_stops(self) -> list[ControlToken]:
-        """Tokens that the template writes at the end of an answer and of a call."""
-        called = self.probe([_PROBE_USER, {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}]) or ""
-        after_call = called[called.rindex(_PROBE) + len(_PROBE) :] if _PROBE in called else ""
-        last_of_call = [part for part in self.tokenizer.split(after_call) if isinstance(part, ControlToken)][-1:]
-        first_of_text = [part for part in self.tokenizer.split(self._closing) if isinstance(part, ControlToken)][:1]
-        inside = self.response_format.marks  # a mark around a call ends the call, not the turn
-        return [token for token in dict.fromkeys((*first_of_text, *last_of_call)) if token.text not in inside]
-
-    @cached_property
+    @property
     def arguments_as_text(self) -> bool:  # type: ignore[override]
         """True when the template takes tool-call arguments as JSON text only."""
-        text_call = {**_PROBE_CALL, "function": {**_PROBE_CALL["function"], "arguments": f'{{"key": "{_PROBE}"}}'}}  # type: ignore[dict-item]
+        return self.facts.arguments_as_text
 
-        def calls_with(call: Any) -> str | None:
-            for extra in ({}, {"content": ""}):
-                text = self.probe([_PROBE_USER, {"role": "assistant", "tool_calls": [call], **extra}])  # type: ignore[typeddict-item]
-                if text is not None and text.count(_PROBE) >= 2:
-                    return text
-            return None
-
-        return calls_with(_PROBE_CALL) is None and calls_with(text_call) is not None
-
-    @cached_property
+    @property
     def takes_parts(self) -> bool:  # type: ignore[override]
-        """True when a list of text parts renders as the parts' text, and not as nothing or as a Python list."""
-        parts: list[Any] = [{"type": "text", "text": _PROBE}, {"type": "text", "text": "Hello"}]
-        text = self.probe([{"role": "user", "content": parts}])
-        return text is not None and _PROBE in text and "'text'" not in text and '"text"' not in text
+        """True when the template itself reads content given as text parts."""
+        return self.facts.takes_parts
 
-    def probe(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[ToolSpec] | None = None,
-        *,
-        generation: bool = False,
-    ) -> str | None:
-        try:
-            return self._template.render(messages, tools, add_generation_prompt=generation)
-        except RefusedError:
-            return None
-
-    def get_stop_sequences(self) -> list[int]:
-        return [token.id for token in self._stops]
-
-    def turn_stops(self) -> list[int]:
-        written = self._written_stops or self._stops
-        return [token.id for token in written]
-
-    @cached_property
+    @property
     def response_format(self) -> ResponseFormat:  # type: ignore[override]
         """Found by asking the template; its `name` says what was found."""
-        return probe_format(self.tokenizer, self.probe)
+        return self.facts.response_format
 
     @property
     def has_extension_property(self) -> bool:
         """Decided by rendering probe conversations: plain, with reasoning, with tools, with a system message."""
-        return self._extends
+        return self.facts.keeps_history
 
-    @cached_property
-    def _extends(self) -> bool:
-        return keeps_history(self.probe, self._rest)
+    def get_stop_sequences(self) -> list[int]:
+        return [token.id for token in self.facts.stops]
+
+    def turn_stops(self) -> list[int]:
+        return [token.id for token in self.facts.written_stops or self.facts.stops]
 
     # -- prompts
 
@@ -209,7 +119,7 @@ class ChatTemplate(Renderer):
         last: Turn | None = None  # the last turn of the open example
         examples, merged = 0, False
         prefixes = self._template.prefixes(conversation.messages, conversation.tools)
-        spans = _Spans(self, prefixes)
+        spans = Spans(prefixes, self.facts.generation_suffix, self._write)
         for i, weight in enumerate(weights):
             if not weight:
                 continue
@@ -223,12 +133,12 @@ class ChatTemplate(Renderer):
                 and settings.turns != "split"
                 and not merged
                 and turn.start >= last.stop
-                and turn.text.startswith(last.text[: last.stop])
+                and begins_alike(turn.text, turn.origin, last.text, last.origin, last.stop)
             )
             if last is not None and not shares:
                 plan.end_example(index, last.index)
                 examples += 1
-            spans.write(plan, turn, last.stop if last is not None and shares else 0, fresh=not shares)
+            spans.write(plan, turn, fresh=not shares)
             plan.begin_body(weight)
             self._write(plan, turn.text, turn.origin, turn.start, turn.stop)
             plan.end_body()
@@ -244,15 +154,18 @@ class ChatTemplate(Renderer):
 
     def _turn(self, plan: Plan, conversation: Conversation, prefixes: Prefixes, index: int, *, hostile: bool) -> Turn:
         origin: str | None = None
+        prompt_origin: str | None = None
         try:
-            prompt = prefixes.render(index, add_generation_prompt=True)
+            messages, tools = conversation.messages, conversation.tools
             if hostile:
-                text, origin = self._render(conversation.messages[: index + 1], conversation.tools, hostile=True)
+                prompt, prompt_origin = self._render(messages[:index], tools, generation=True, hostile=True)
+                text, origin = self._render(messages[: index + 1], tools, hostile=True)
             else:
+                prompt = prefixes.render(index, add_generation_prompt=True)
                 text = prefixes.render(index + 1)
         except RefusedError as error:
             raise RefusedError(f"messages[{index}]", error.reason, error.detail) from None
-        if not text.startswith(prompt):
+        if not begins_alike(text, origin, prompt, prompt_origin, len(prompt)):
             raise RefusedError(
                 f"messages[{index}]",
                 "prompt_disagrees",
@@ -267,11 +180,11 @@ class ChatTemplate(Renderer):
 
     def _stop_of(self, text: str, origin: str | None, start: int) -> tuple[int, bool]:
         """Where the turn that starts at `start` and is the last of `text` ends, and whether with a stop token."""
-        if not self._written_stops:
+        if not self.facts.written_stops:
             return len(text), False  # what stands there was typed, and made live by `control_tokens="parse"`
-        stops = {token.text for token in self._stops}
-        if self._closing and text.endswith(self._closing) and len(text) - len(self._closing) >= start:
-            return len(text) - len(self._rest), self.tokenizer.has_control_token(self._closing)
+        stops = self.facts.stop_texts
+        if self.facts.closing and text.endswith(self.facts.closing) and len(text) - len(self.facts.closing) >= start:
+            return len(text) - len(self.facts.rest), self.tokenizer.has_control_token(self.facts.closing)
         for match in reversed(list(self.tokenizer.control_pattern.finditer(text, start))):
             if match.group() in stops and (origin is None or set(origin[match.start() : match.end()]) == {TEMPLATE}):
                 return match.end(), True
@@ -305,8 +218,8 @@ class ChatTemplate(Renderer):
             position = len(bos) if bos and traced.text.startswith(bos) else 0
             self._write(plan, traced.text, traced.origin, 0, position)
             # What follows the last stop token nobody ever says: written as the template does, and not trained.
-            closed = bool(self._closing) and traced.text.endswith(self._closing)
-            stop = len(traced.text) - (len(self._rest) if closed else 0)
+            closed = bool(self.facts.closing) and traced.text.endswith(self.facts.closing)
+            stop = len(traced.text) - (len(self.facts.rest) if closed else 0)
             plan.begin_body(1.0)
             self._write_by_origin(plan, traced, position, stop)
             plan.end_body()
@@ -335,7 +248,7 @@ class ChatTemplate(Renderer):
         Returns False, with nothing written, where headers and assistant messages cannot be matched one to one.
         """
         messages = conversation.messages
-        header = self.generation_suffix
+        header = self.facts.generation_suffix
         speakers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if settings.train_on_what is TrainOnWhat.ALL_TOKENS or any(
             weight and messages[i]["role"] != "assistant" for i, weight in enumerate(weights)
@@ -351,7 +264,7 @@ class ChatTemplate(Renderer):
             position = text.find(header, position + len(header))
         if len(starts) != len(speakers):
             return False
-        stops = {token.text for token in self._stops}
+        stops = self.facts.stop_texts
         position = 0
         for i, start in zip(speakers, starts, strict=True):
             if not weights[i]:
@@ -388,10 +301,6 @@ class ChatTemplate(Renderer):
         return first, last + 1
 
     # -- text to pieces
-
-    def write_text(self, plan: Plan, turn: Turn, start: int, stop: int) -> None:
-        """Write a part of a turn's text."""
-        self._write(plan, turn.text, turn.origin, start, stop)
 
     def _note_hostile(self, plan: Plan) -> None:
         plan.control_in_content = True
@@ -434,7 +343,7 @@ class ChatTemplate(Renderer):
     def _write_by_origin(self, plan: Plan, traced: TracedText, start: int, stop: int) -> None:
         """Write traced text, each stretch under the message it came from."""
         position = start
-        for boundary, message in self._boundaries(traced):
+        for boundary, message in message_starts(traced, self.tokenizer, self.facts.stop_texts):
             if position < boundary:
                 end = min(boundary, stop)
                 self._write(plan, traced.text, traced.origin, position, end)
@@ -444,76 +353,6 @@ class ChatTemplate(Renderer):
             if position >= stop:
                 return
         self._write(plan, traced.text, traced.origin, position, stop)
-
-    def _boundaries(self, traced: TracedText) -> list[tuple[int, int]]:
-        """Where each message begins: after the stop token (and what follows it) of the one before."""
-        found: list[tuple[int, int]] = []
-        stops = {token.text for token in self._stops}
-        previous, seen = 0, TEMPLATE
-        for i, mark in enumerate(traced.origin):
-            if mark in (TEMPLATE, seen):
-                continue
-            between = list(self.tokenizer.control_pattern.finditer(traced.text, previous, i))
-            begin = previous
-            if between and between[0].group() in stops:
-                begin = between[1].start() if len(between) > 1 else i
-            elif between:
-                begin = between[0].start()
-            found.append((begin, ord(mark) - 1))
-            seen = mark
-            previous = traced.origin.rfind(mark) + 1
-        return found
-
-
-class _Spans:
-    """Writes the untrained text of one conversation, each stretch under its message.
-
-    A message ends where the rendering of the messages up to it ends, as long as that is how the text begins.
-    """
-
-    def __init__(self, renderer: ChatTemplate, prefixes: Prefixes) -> None:
-        self._renderer = renderer
-        self._prefixes = prefixes
-        self._next = 0
-        # Where the messages of the last example begin in its text.
-        self._starts: dict[int, int] = {}
-        self._text = ""
-
-    def write(self, plan: Plan, turn: Turn, start: int, *, fresh: bool) -> None:
-        """Write `turn.text[start : turn.start]`; `fresh` when a new example begins."""
-        position = start
-        if fresh:
-            self._next, position = self._reused(plan, turn)
-            self._starts = {m: p for m, p in self._starts.items() if m <= self._next}
-        self._text = turn.text
-        for message in range(self._next, turn.index):
-            plan.begin_message(message)
-            self._starts[message] = position
-            end = self._end_of(message, turn)
-            if end is not None and position <= end <= turn.start:
-                self._renderer.write_text(plan, turn, position, end)
-                position = end
-        plan.begin_message(turn.index)
-        self._renderer.write_text(plan, turn, position, turn.start)
-        self._next = turn.index + 1
-
-    def _reused(self, plan: Plan, turn: Turn) -> tuple[int, int]:
-        """Begin with what the last example shares with this turn's prompt: next message, and position in the text."""
-        for message in sorted(self._starts, reverse=True):
-            position = self._starts[message]
-            if position and turn.text.startswith(self._text[:position]) and plan.reuse(message):
-                return message, position
-        return 0, 0
-
-    def _end_of(self, message: int, turn: Turn) -> int | None:
-        suffix = self._renderer.generation_suffix
-        if message == turn.index - 1 and suffix and turn.text.endswith(suffix, 0, turn.start):
-            return turn.start - len(suffix)
-        try:
-            text = self._prefixes.render(message + 1)
-        except RefusedError:
-            return None
-        return len(text) if turn.text.startswith(text) else None
 
 
 def _found(value: Any, search: Any) -> bool:

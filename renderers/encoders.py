@@ -6,12 +6,13 @@ it agrees with the reference (checked on hostile strings when it is loaded and o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from .tokenizer_file import TokenizerFile
 
 __all__ = [
     "Backend",
@@ -20,6 +21,7 @@ __all__ = [
     "TextEncoder",
     "TokenizersEncoder",
     "hostile_strings",
+    "puts_prefix_space",
     "text_only_jsons",
 ]
 
@@ -38,28 +40,33 @@ class TextEncoder(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> FlatIds: ...
 
 
-def text_only_jsons(spec: dict[str, Any]) -> tuple[str, str]:
+def text_only_jsons(file: TokenizerFile) -> tuple[str, str]:
     """Two tokenizer.json texts that know no control tokens: for text at the start of a stretch, and for text that
     follows other text, where SentencePiece style tokenizers put no space in front. The same object when they agree.
 
     White-space-only added tokens stay: they are ordinary text to whoever writes it.
     """
-    start = {
-        **spec,
-        "added_tokens": [token for token in spec.get("added_tokens") or [] if token["content"].isspace()],
+    plain = {
+        "added_tokens": [token for token in file.fields.get("added_tokens") or [] if token["content"].isspace()],
         "post_processor": None,
         "truncation": None,
         "padding": None,
     }
-    continuation = {
-        **start,
-        "normalizer": _without_prepend(spec.get("normalizer")),
-        "pre_tokenizer": _without_prefix_space(spec.get("pre_tokenizer")),
+    start = file.with_fields(**plain)
+    return start, file.with_fields(**plain, **_following(file)) if puts_prefix_space(file) else start
+
+
+def puts_prefix_space(file: TokenizerFile) -> bool:
+    """Whether the tokenizer puts a space before text at its start."""
+    return any(file.fields.get(key) != value for key, value in _following(file).items())
+
+
+def _following(file: TokenizerFile) -> dict[str, Any]:
+    """The fields that are other for text that follows other text."""
+    return {
+        "normalizer": _without_prepend(file.fields.get("normalizer")),
+        "pre_tokenizer": _without_prefix_space(file.fields.get("pre_tokenizer")),
     }
-    first = json.dumps(start, ensure_ascii=False)
-    # The vocabulary is most of the text, so it is written twice only where it must be.
-    changed = any(start.get(key) != continuation[key] for key in ("normalizer", "pre_tokenizer"))
-    return first, json.dumps(continuation, ensure_ascii=False) if changed else first
 
 
 def _without_prepend(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:

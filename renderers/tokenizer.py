@@ -6,7 +6,7 @@ at them (`Tokenizer.split`); everything between is encoded as plain text in larg
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import re
 import threading
@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .encoders import (
     Backend,
     FastokensEncoder,
@@ -25,10 +23,12 @@ from .encoders import (
     TextEncoder,
     TokenizersEncoder,
     hostile_strings,
+    puts_prefix_space,
     text_only_jsons,
 )
 from .errors import InternalError, OptionError, UserError
 from .token_bytes import TokenBytes
+from .tokenizer_file import TokenizerFile
 
 __all__ = ["ControlToken", "ParityError", "Tokenizer", "get_tokenizer"]
 
@@ -82,8 +82,7 @@ class Tokenizer:
     ) -> None:
         if backend not in ("auto", "fastokens", "tokenizers"):
             raise OptionError(f"backend: expected auto, fastokens or tokenizers; got {backend!r}")
-        self._spec_json = spec_json
-        self._spec: dict[str, Any] = json.loads(spec_json)
+        self._file = TokenizerFile(spec_json, name)
         self.name = name
         self.config = config or {}
         self.chat_template = chat_template
@@ -94,7 +93,7 @@ class Tokenizer:
         self._texts_seen = 0
         self._joins: dict[tuple[str, str, int, bool], bool] = {}
         self.control: dict[str, ControlToken] = {}
-        for token in self._spec.get("added_tokens") or []:
+        for token in self._file.fields.get("added_tokens") or []:
             if not token["content"].isspace():
                 self.control[token["content"]] = ControlToken(
                     token["content"], token["id"], token["special"], token["lstrip"], token["rstrip"]
@@ -106,7 +105,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of tokenizer.json's bytes."""
-        return hashlib.sha256(self._spec_json.encode()).hexdigest()
+        return self._file.sha256
 
     @cached_property
     def special_tokens(self) -> dict[str, str]:
@@ -139,7 +138,7 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:
-        return TokenBytes(self._spec, self.id_to_token)
+        return TokenBytes(self._file.fields, self.id_to_token)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes that a token stands for; those of a sequence, joined, are its text's UTF-8.
@@ -166,14 +165,14 @@ class Tokenizer:
         """The full `tokenizers.Tokenizer`, added tokens included."""
         from tokenizers import Tokenizer as HfTokenizer
 
-        backend = HfTokenizer.from_str(self._spec_json)
+        backend = HfTokenizer.from_str(self._file.text)
         backend.no_truncation()
         backend.no_padding()
         return backend
 
     def __reduce__(self) -> Any:
         return _rebuild, (
-            self._spec_json,
+            self._file.text,
             self.config,
             self.chat_template,
             self.generation_stop_tokens,
@@ -187,7 +186,7 @@ class Tokenizer:
     def control_pattern(self) -> re.Pattern[str]:
         """Matches any control token, the longest first, as `tokenizers` does."""
         words = sorted(self.control, key=len, reverse=True)
-        single = {token["content"] for token in self._spec.get("added_tokens") or [] if token.get("single_word")}
+        single = {token["content"] for token in self._file.fields.get("added_tokens") or [] if token.get("single_word")}
         parts = [rf"(?<!\w){re.escape(word)}(?!\w)" if word in single else re.escape(word) for word in words]
         return re.compile("|".join(parts) or r"(?!)")
 
@@ -213,26 +212,21 @@ class Tokenizer:
     # -- plain text
 
     @cached_property
-    def _text_jsons(self) -> tuple[str, str]:
-        return text_only_jsons(self._spec)
-
-    @cached_property
     def has_prefix_space(self) -> bool:
         """Whether text at the start of a stretch is encoded unlike text that follows other text."""
-        start, continuation = self._text_jsons
-        return start != continuation
+        return puts_prefix_space(self._file)
 
     @cached_property
     def prefix_space_once(self) -> bool:
         """Whether only the very start of a sequence gets the prefix space, not every stretch (Metaspace `first`)."""
-        pre_tokenizer = self._spec.get("pre_tokenizer") or {}
+        pre_tokenizer = self._file.fields.get("pre_tokenizer") or {}
         parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
         return any(part.get("type") == "Metaspace" and part.get("prepend_scheme") == "first" for part in parts)
 
     @cached_property
     def _references(self) -> tuple[TextEncoder, TextEncoder]:
         with self._lock:
-            start, continuation = self._text_jsons
+            start, continuation = text_only_jsons(self._file)
             first = TokenizersEncoder(start)
             return first, first if start == continuation else TokenizersEncoder(continuation)
 
@@ -242,7 +236,7 @@ class Tokenizer:
             if self.backend_wanted == "tokenizers":
                 return self._references
             try:
-                start, continuation = self._text_jsons
+                start, continuation = text_only_jsons(self._file)
                 first = FastokensEncoder(start)
                 encoders = first, first if start == continuation else FastokensEncoder(continuation)
                 self._gate(encoders)
@@ -298,11 +292,17 @@ class Tokenizer:
         if not picks:
             return
         rows = [pick - seen for pick in picks]
-        checked, checked_offsets = self._references[continuation].encode_batch([texts[row] for row in rows])
+        expected = self._reference_ids([texts[row] for row in rows], continuation=continuation)
         for k, row in enumerate(rows):
-            expected = checked[checked_offsets[k] : checked_offsets[k + 1]]
-            if not np.array_equal(ids[offsets[row] : offsets[row + 1]], expected):
+            if ids[offsets[row] : offsets[row + 1]].tolist() != expected[k]:
                 raise ParityError(f"fastokens and tokenizers disagree on {texts[row][:80]!r}")
+
+    def _reference_ids(self, texts: list[str], *, continuation: bool) -> list[list[int]]:
+        if (continuation and self.has_prefix_space) or any(map(self.has_control_token, texts)):
+            ids, offsets = self._references[continuation].encode_batch(texts)
+            return [ids[start:stop].tolist() for start, stop in itertools.pairwise(offsets.tolist())]
+        # Text without control tokens is the same to the full tokenizer, which is loaded already.
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_text(self, text: str, *, continuation: bool = False) -> list[int]:
         """One plain text to ids; for the few texts that are constants."""

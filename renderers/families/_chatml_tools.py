@@ -53,7 +53,7 @@ def tool_result(view: View, index: int, content: Pieces, *, opens_first: bool = 
     previous = view.messages[index - 1]["role"] if index else ("" if opens_first else "tool")
     last = index == view.count - 1 or view.messages[index + 1]["role"] != "tool"
     return MessageText(
-        ("\n<tool_response>\n" if previous == "tool" else "<|im_start|>user\n<tool_response>\n",),
-        join_pieces(content, ("\n</tool_response>" + ("<|im_end|>" if last else ""),)),
+        ("\n" if previous == "tool" else "<|im_start|>user\n",),
+        join_pieces(("<tool_response>\n",), content, ("\n</tool_response>" + ("<|im_end|>" if last else ""),)),
         ("\n" if last else "",),
     )

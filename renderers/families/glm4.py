@@ -63,7 +63,7 @@ class GLM4(Family):
 
     @property
     def has_extension_property(self) -> bool:
-        return not self.options["thinking"]
+        return False  # without thinking too: reasoning that a conversation brings along is dropped later
 
     def control_tokens(self) -> Sequence[str]:
         return ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")

@@ -80,11 +80,16 @@ class Nemotron3(Family):
         message = view.messages[index]
         role = message["role"]
         if role == "assistant":
-            return MessageText((_ASSISTANT,), self._said(view, index), ("\n",))
+            body = self._said(view, index)
+            # What the prompt gives, with thinking off or on, is header: never trained.
+            for given in (_NO_THOUGHT, "<think>\n"):
+                if body[0].startswith(given):
+                    return MessageText((_ASSISTANT + given,), (body[0].removeprefix(given), *body[1:]), ("\n",))
+            return MessageText((_ASSISTANT,), body, ("\n",))
         content = message.get("content")
-        if role == "tool":
-            return _result(view, index, content or "")
         shown = content if isinstance(content, str) else ""
+        if role == "tool":
+            return _result(view, index, shown)
         if role == "system" and index == 0:
             if content is None:
                 return MessageText(("",), ("",))
@@ -176,8 +181,8 @@ def _result(view: View, index: int, content: str) -> MessageText:
     opens = start > 0 and view.messages[index - 1]["role"] != "tool"
     last = index == view.count - 1 or view.messages[index + 1]["role"] != "tool"
     return MessageText(
-        ("<|im_start|>user\n<tool_response>\n" if opens else "<tool_response>\n",),
-        ("", content, "\n</tool_response>\n" + ("<|im_end|>" if last else "")),
+        ("<|im_start|>user\n" if opens else "",),
+        ("<tool_response>\n", content, "\n</tool_response>\n" + ("<|im_end|>" if last else "")),
         ("\n" if last else "",),
     )
 

@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 from ..errors import RefusedError
 from ..family import Family, MessageText, Option, Pieces, View, join_pieces
+from ..images import ImageReader, ImageText
 from ..messages import Message, ToolSpec
 from ..parsing.formats import QWEN3_5
+from ..tokenizer import Tokenizer
 from ._chatml_tools import calls_of, is_tool_response, split_thought, tool_result
 from ._xml_calls import CALL_INSTRUCTION, xml_call
 
@@ -22,7 +24,8 @@ __all__ = ["RENDERERS", "Qwen35"]
 _ASSISTANT = "<|im_start|>assistant\n"
 _THINK = _ASSISTANT + "<think>\n"
 _THOUGHT = "\n</think>\n\n"
-_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+_PAD = "<|image_pad|>"
+_IMAGE = f"<|vision_start|>{_PAD}<|vision_end|>"
 
 
 class Qwen35(Family):
@@ -31,6 +34,8 @@ class Qwen35(Family):
     Options:
         thinking: False prompts with an empty think block, so that the model answers at once.
         add_vision_id: number the pictures (`Picture 1: `).
+        image_folder: where image paths may point to; without it only data URIs are read.
+        min_pixels, max_pixels: the image processor's limits on an image's area.
     """
 
     name: ClassVar[str] = "qwen3_5"  # type: ignore[misc]
@@ -44,10 +49,24 @@ class Qwen35(Family):
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         "thinking": Option(bool, True, variable="enable_thinking"),
         "add_vision_id": Option(bool, False),
+        "image_folder": Option(str, "", variable=None),
+        "min_pixels": Option(int, 65536, variable=None),
+        "max_pixels": Option(int, 16777216, variable=None),
     }
     stop = "<|im_end|>"
     response_format = QWEN3_5
     takes_parts = True
+    takes_images = True
+
+    def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        # A position is a 2 x 2 square of patches of 16 x 16 pixels.
+        self._images = ImageReader(
+            self.options["image_folder"],
+            factor=32,
+            min_pixels=self.options["min_pixels"],
+            max_pixels=self.options["max_pixels"],
+        )
 
     @property
     def has_extension_property(self) -> bool:
@@ -78,6 +97,9 @@ class Qwen35(Family):
         if role == "assistant":
             body = self._said(view, index)
             if index > view.facts["last_query"]:
+                if not self.options["thinking"] and not body[1] and body[2].startswith(_THOUGHT):
+                    # What the prompt gives is header: never trained.
+                    return MessageText((_THINK + _THOUGHT,), (body[2].removeprefix(_THOUGHT), *body[3:]), ("\n",))
                 return MessageText((_THINK,), body, ("\n",))
             return MessageText((_ASSISTANT,), body, ("\n",))
         content = self._content(view, index)
@@ -99,9 +121,12 @@ class Qwen35(Family):
         message = view.messages[index]
         reasoning = message.get("reasoning_content")
         if type(message.get("content")) is list and _has_images(message):
-            # Pictures in an answer: written as elsewhere, and then nothing is taken for reasoning typed into it.
-            content, text = self._content(view, index), "image"
-            reasoning = reasoning if isinstance(reasoning, str) else ""
+            content, text = self._content(view, index), _IMAGE
+            if not isinstance(reasoning, str):
+                if "</think>" in _plain(message):
+                    detail = "expected reasoning_content, as reasoning typed beside pictures is not taken apart"
+                    raise RefusedError(f"messages[{index}].content", "typed_reasoning", detail)
+                reasoning = ""
         else:
             text = _plain(message).strip()
             if not isinstance(reasoning, str):
@@ -128,10 +153,13 @@ class Qwen35(Family):
             raise RefusedError(f"messages[{index}].content", "template_refused", detail)
         number = sum(_has_images(earlier) for earlier in view.messages[:index])
         pieces = [""]
-        for part in content:
+        for k, part in enumerate(content):
             if part["type"] == "image":
                 number += 1
-                pieces[-1] += f"Picture {number}: {_IMAGE}" if self.options["add_vision_id"] else _IMAGE
+                pieces[-1] += f"Picture {number}: " if self.options["add_vision_id"] else ""
+                pieces[-1] += "<|vision_start|>"
+                chunk = self._images.read(part["image"], f"messages[{index}].content[{k}]")
+                pieces += (ImageText(_PAD, chunk), "<|vision_end|>")
             else:
                 pieces += (part["text"], "")  # type: ignore[typeddict-item]
         return _trimmed(pieces)

@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from renderers import ChatTemplate, Family, InputError, Renderer, RefusedError, Tokenizer, get_renderer, get_tokenizer
-from tests.renderers.parity_cases import CASES, Case, conversations
+from renderers import ChatTemplate, Family, RefusedError, Renderer, Tokenizer, get_renderer, get_tokenizer
+from tests.renderers.parity_cases import Case, conversations
 
-__all__ = ["KNOWN_LOADING_DIFFERENCES", "Oracle", "Score", "compare", "family_renderers", "option_grid", "template_files"]
+__all__ = [
+    "KNOWN_LOADING_DIFFERENCES",
+    "Oracle",
+    "Score",
+    "chat_template_renderer",
+    "compare",
+    "family_renderers",
+    "option_grid",
+    "template_files",
+]
 
 KNOWN_LOADING_DIFFERENCES = {
     "qwen3.5": "transformers replaces the pre-tokenizer of tokenizer.json by Qwen2's, because tokenizer_config.json "
@@ -96,14 +105,17 @@ class Score:
         counts: `prompts`, `conversations`, `turns` compared; `refused` by both; `conflicts`: turns that the template
             writes unlike its own prompt, refused by us.
         mismatches: a description each.
+        conflict: our words for the first conflict.
     """
 
     counts: Counter[str] = field(default_factory=Counter[str])
     mismatches: list[str] = field(default_factory=list[str])
+    conflict: str = ""
 
     def add(self, other: Score) -> None:
         self.counts += other.counts
         self.mismatches += other.mismatches
+        self.conflict = self.conflict or other.conflict
 
 
 def compare(renderer: Renderer, oracle: Oracle, case: str, count: int, seed: int = 0) -> Score:
@@ -198,6 +210,8 @@ def _compare_turns(score: Score, renderer: Renderer, oracle: Oracle, case: Case)
         except RefusedError as error:
             if expected is None:
                 score.counts["conflicts" if reason == "conflict" else "refused"] += 1
+                if reason == "conflict":
+                    score.conflict = score.conflict or error.detail
             else:
                 score.mismatches.append(f"turn refused: {error}\n  case     {(part, tools)!r}\n  template {expected!r}")
             continue
@@ -248,8 +262,9 @@ def _turn_fault(
     ends = sorted(end for end in ends if not _without(own[end:], stops).strip())
     # The turn ends with the first stop token; typed ones that are live cannot be told from the template's.
     wanted = [own[:end] for end in ends[: len(ends) if policy == "parse" else 1]]
-    # One that the next role's token ends shows none in the template as long as nothing follows.
-    wanted = wanted or [own, *(own + stop for stop in stops)]
+    if not wanted or policy == "parse":
+        # One that the next role's token ends shows none in the template as long as nothing follows.
+        wanted += [own, *(own + stop for stop in stops)]
     shown = oracle.decode(tokens)
     # Either way of reading: as one text, or, where a control token swallows the white space after it, as the prompt's
     # tokens and what was sampled after them.
@@ -297,7 +312,7 @@ def option_grid(family: type[Family], fixed: Mapping[str, Any]) -> Iterator[dict
             values[name] = [option.default, *(choice for choice in option.choices if choice != option.default)]
         elif option.type is bool:
             values[name] = [option.default, not option.default]
-        elif option.type is str:
+        elif option.type is str and option.variable is not None:
             values[name] = [option.default, "Ünï 7"]
     switches = [name for name, known in values.items() if len(known) > 1]
     seen: set[str] = set()
@@ -320,6 +335,7 @@ def family_renderers(folder: Path, template: Path) -> Iterator[tuple[Renderer, O
     fixed = renderer.templates[renderer.template_hash]
     for options in option_grid(type(renderer), fixed):
         own = type(renderer)(tokenizer, **options)
+        own.template_hash = renderer.template_hash
         yield own, Oracle(folder, template.read_text(encoding="utf-8"), own.template_variables())
 
 

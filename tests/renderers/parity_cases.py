@@ -13,8 +13,28 @@ Case = tuple[list[Message], list[dict[str, Any]] | None]
 """Messages and tool declarations."""
 
 PLAIN = ["Hello there", "What is 12 * 34?", "It is 408.", "a\tb", "Line one\nline two", "plain 123 456", "x"]
-EDGES = ["  lead", "trail  ", "\n\nstart", "end\n\n", " ", "\n", "\n\n\n", "\t tab \t", "a\r\n", "\u3000wide\u00a0", "\x1f\x1c"]
-WORLD = ["中文，混合English文字。", "e\u0301\u0323 cafe\u0301", "👩‍👩‍👧 family 🇩🇪", "नमस्ते", "שלום \u200f", "ﬁ ½ Å", "한국어\n日本語"]
+EDGES = [
+    "  lead",
+    "trail  ",
+    "\n\nstart",
+    "end\n\n",
+    " ",
+    "\n",
+    "\n\n\n",
+    "\t tab \t",
+    "a\r\n",
+    "\u3000wide\u00a0",
+    "\x1f\x1c",
+]
+WORLD = [
+    "中文，混合English文字。",
+    "e\u0301\u0323 cafe\u0301",
+    "👩‍👩‍👧 family 🇩🇪",
+    "नमस्ते",
+    "שלום \u200f",
+    "ﬁ ½ Å",
+    "한국어\n日本語",
+]
 THINKS = [
     "<think>\nhm\n</think>\n\nyes",
     "<think>hm</think>yes",
@@ -27,11 +47,17 @@ THINKS = [
     "the </think> tag alone",
 ]
 REASONS = ["because", "\nsteps\n", "  padded  ", "因为\n\n所以", "", "has </think> inside", "\n", "1. a\n2. b"]
-TYPED = ["<tool_response>\nfake\n</tool_response>", "<tool_response> x </tool_response>", "/think hello", "ask /nothink", "/no_think"]
+TYPED = [
+    "<tool_response>\nfake\n</tool_response>",
+    "<tool_response> x </tool_response>",
+    "/think hello",
+    "ask /nothink",
+    "/no_think",
+]
 NAMES = ["get_weather", "f", "search-web", "naïve", "ns.sub_fn"]
 VALUES: list[Any] = [
-    "Berlin", "北京", "", "  padded ", "two\nlines", 'quote " and \\', "<b>&'", 0, -3.5, 1e21, 10**20, True, False, None,
-    [], [1, [2, "三"]], {}, {"ключ": {"é": [None, "x"]}}, ["a", {"b": "c"}],
+    "Berlin", "北京", "", "  padded ", "two\nlines", 'quote " and \\', "<b>&'", 0, -3.5, 1e21, 10**20, True, False,
+    None, [], [1, [2, "三"]], {}, {"ключ": {"é": [None, "x"]}}, ["a", {"b": "c"}],
 ]  # fmt: skip
 KEYS = ["city", "ключ", "a b", "n", "x<y"]
 
@@ -102,13 +128,19 @@ def _schema(rng: random.Random) -> dict[str, Any]:
         elif rng.random() < 0.2:
             field = {"type": "object", "properties": {"inner": field}, "required": ["inner"]}
         elif rng.random() < 0.2:
-            field |= rng.choice([{"default": 3}, {"default": None}, {"default": "é"}, {"nullable": True}, {"minimum": 0.5}])
+            field |= rng.choice(
+                [{"default": 3}, {"default": None}, {"default": "é"}, {"nullable": True}, {"minimum": 0.5}]
+            )
         fields[key] = field
     return {"type": "object", "properties": fields, "required": list(fields)[:1]}
 
 
 def _tool(rng: random.Random, name: str) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": name, "description": rng.choice([*PLAIN, *WORLD, *EDGES]), "parameters": _schema(rng)}
+    function: dict[str, Any] = {
+        "name": name,
+        "description": rng.choice([*PLAIN, *WORLD, *EDGES]),
+        "parameters": _schema(rng),
+    }
     if rng.random() < 0.1:
         del function["parameters"]["required"]
     if rng.random() < 0.1:
@@ -171,7 +203,9 @@ def text_arguments(rng: random.Random) -> Case:
     for message in messages:
         for call in message.get("tool_calls", ()):
             if rng.random() < 0.8:
-                call["function"]["arguments"] = rng.choice(["{}", '{"city": "北京", "n": [1, 2]}', '{"a":1}', "not json", ""])
+                call["function"]["arguments"] = rng.choice(
+                    ["{}", '{"city": "北京", "n": [1, 2]}', '{"a":1}', "not json", ""]
+                )
     return messages, declared
 
 

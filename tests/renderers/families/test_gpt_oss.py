@@ -28,9 +28,9 @@ def test_the_date_is_the_one_given() -> None:
 
 @pytest.mark.parametrize("given", [None, ""])
 def test_without_a_date_todays_is_taken_once_and_recorded(given: str | None) -> None:
-    before = date.today().isoformat()
+    before = date.today().isoformat()  # noqa: DTZ011  (local time, as the template has it)
     renderer = get_renderer("gpt_oss", TOKENIZER, current_date=given)
-    assert renderer.options["current_date"] in (before, date.today().isoformat())
+    assert renderer.options["current_date"] in (before, date.today().isoformat())  # noqa: DTZ011
     text = shown(renderer, renderer.build_generation_prompt([USER]).to_ints())
     assert f"\nCurrent date: {renderer.options['current_date']}\n" in text
 

@@ -41,8 +41,8 @@ def test_no_bos_where_the_tokenizer_has_none() -> None:
     [
         ("last_assistant_message", [" So.\n\nUser:"]),
         ("last_assistant_turn", [" So.\n\nUser:"]),
-        ("all_assistant_messages", [" Yes\n\nUser:", " So.\n\nUser:"]),
-        ("all_messages", [" Be kind.\n\n", " Hi\n\n", " Yes\n\nUser: Why?\n\n", " So.\n\nUser:"]),
+        ("all_assistant_messages", [" Yes\n\n", " So.\n\nUser:"]),
+        ("all_messages", [" Be kind.\n\n", " Hi\n\n", " Yes\n\n", " Why?\n\n", " So.\n\nUser:"]),
         ("all_tokens", [TEXT.removeprefix("<s>")]),
     ],
 )
