@@ -82,7 +82,7 @@ def overhead(tokens: int = 1000, repeats: int = 15, *, small: bool = False) -> d
         module = make_small(torch.float32) if small else make_model(torch.float32)
         module.save_pretrained(model)
         data = make_batch(tokens, module.config.vocab_size)
-        engine = Engine(BaseModel.from_module(module))
+        engine = Engine(BaseModel.load(model))
         adapter = engine.create_adapter(LoraConfig(rank=RANK, seed=0))
         with ServiceClient(base_model=model, checkpoint_dir=Path(folder) / "checkpoints") as client:
             training = client.create_lora_training_client(str(model), rank=RANK, seed=0).result()

@@ -66,6 +66,9 @@ class Renderer(ABC):
     Thinking parts become `reasoning_content` either way."""
     takes_images: bool = False
     """Whether image parts are written as images; a renderer that does not refuses them."""
+    keeps_image_bytes: bool = True
+    """Whether image chunks carry their bytes. Set to False where a reference is enough, as in shards: a block of many
+    images then takes no memory for them, and only their files' heads are read."""
     response_format: ResponseFormat = PLAIN
     """How a sampled turn is written, so that `parse_response` can read it."""
 

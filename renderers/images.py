@@ -10,7 +10,9 @@ import base64
 import binascii
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from .errors import MissingExtraError, OptionError, RefusedError
@@ -79,37 +81,52 @@ class ImageReader:
             raise OptionError(f"min_pixels: expected 1 to max_pixels ({max_pixels}); got {min_pixels}")
         self._folder = Path(folder).resolve() if folder else None
         self._limits = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
-        self._kept: dict[str, ImageChunk] = {}
+        self._kept: dict[tuple[str, bool], ImageChunk] = {}
 
-    def read(self, reference: str, place: str) -> ImageChunk:
+    def read(self, reference: str, place: str, *, keep_bytes: bool = True) -> ImageChunk:
         """The image behind a path, `file://` URL or data URI.
 
+        Args:
+            reference: the image part's value.
+            place: the part's path, for messages.
+            keep_bytes: False for a chunk by reference; then only a file's head is read.
+
         Returns:
-            its bytes, format, positions, and as location the path below the folder (None for a data URI, whose
-            reference in shards is its content's hash).
+            its bytes (or none), format, positions, and as location the path below the folder. A data URI has no
+            location but, without its bytes, its content's hash.
 
         Raises:
             RefusedError: a network address, a place outside the folder, no such file, or not a PNG or JPEG image.
             MissingExtraError: Pillow is not installed.
         """
-        chunk = self._kept.get(reference)
+        chunk = self._kept.get((reference, keep_bytes))
         if chunk is None:
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
-            chunk = self._kept[reference] = self._read(reference, place)
+            read = self._embedded if reference.startswith("data:") else self._file
+            chunk = self._kept[reference, keep_bytes] = read(reference, place, keep_bytes)
         return chunk
 
-    def _read(self, reference: str, place: str) -> ImageChunk:
-        location: str | None = None
-        if reference.startswith("data:"):
-            data = _decoded(reference, place)
-        else:
+    def _embedded(self, reference: str, place: str, keep_bytes: bool) -> ImageChunk:
+        data = _decoded(reference, place)
+        chunk = self._chunk(data, io.BytesIO(data), None, place)
+        return chunk if keep_bytes else replace(chunk, data=b"", location=chunk.reference)
+
+    def _file(self, reference: str, place: str, keep_bytes: bool) -> ImageChunk:
+        try:
             path, location = self._path(reference, place)
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise _refused(place, "no_image", f"expected an image file; {error.strerror}: {location}") from None
-        width, height, kind = _measured(data, place)
+            if not path.is_file():  # a pipe would be waited for
+                raise _refused(place, "no_image", f"expected an image file; no such file: {location}")
+            with path.open("rb") as file:
+                data = file.read() if keep_bytes else b""
+                file.seek(0)
+                return self._chunk(data, file, location, place)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
+            reason = getattr(error, "strerror", None) or error
+            raise _refused(place, "no_image", f"expected an image file; {reason}: {reference[:200]!r}") from None
+
+    def _chunk(self, data: bytes, source: IO[bytes], location: str | None, place: str) -> ImageChunk:
+        width, height, kind = _measured(source, place)
         try:
             tokens = patch_tokens(width, height, **self._limits)
         except ValueError as error:
@@ -118,7 +135,12 @@ class ImageReader:
 
     def _path(self, reference: str, place: str) -> tuple[Path, str]:
         """The file, and its path below the allowed folder."""
-        parts = urlsplit(reference)
+        try:
+            parts = urlsplit(reference)
+        except ValueError as error:
+            raise _refused(place, "no_image", f"expected a path or data URI; {error}") from None
+        if "\0" in unquote(reference):
+            raise _refused(place, "no_image", f"expected a path without zero bytes; got {reference[:200]!r}")
         if parts.scheme and parts.scheme != "file" and "://" in reference:
             raise _refused(
                 place, "remote_image", f"expected a path or data URI, nothing is fetched; got {parts.scheme}"
@@ -146,14 +168,14 @@ def _decoded(reference: str, place: str) -> bytes:
         raise _refused(place, "bad_image", f"expected base64 data; {error}") from None
 
 
-def _measured(data: bytes, place: str) -> tuple[int, int, str]:
+def _measured(source: IO[bytes], place: str) -> tuple[int, int, str]:
     """Width, height as shown, and format; the pixels are not decoded."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise MissingExtraError("Pillow", "media") from None
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as image:
+        with Image.open(source, formats=tuple(_FORMATS)) as image:
             width, height = image.size
             if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
                 width, height = height, width

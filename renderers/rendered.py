@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -159,8 +160,17 @@ class RenderedBlock:
             tokens=self.tokens[start:stop],
             weights=self.weights[start:stop],
             message_index=np.repeat(self.run_messages[runs].astype(np.int32), lengths),
-            images=[(position, chunk) for example, position, chunk in self.images if example == index],
+            images=self._images_of(index) if self.images else [],
         )
+
+    def _images_of(self, index: int) -> list[tuple[int, ImageChunk]]:
+        first = bisect_left(self.images, index, key=_example_of)
+        stop = bisect_left(self.images, index + 1, first, key=_example_of)
+        return [(position, chunk) for _, position, chunk in self.images[first:stop]]
 
     def __iter__(self) -> Iterator[RenderedTokens]:
         return (self[i] for i in range(len(self)))
+
+
+def _example_of(image: tuple[int, int, ImageChunk]) -> int:
+    return image[0]

@@ -5,6 +5,7 @@ One class per concept for memory, shards and wire; codecs live at the edges (`da
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -170,6 +171,11 @@ class ImageChunk:
         if self.expected_tokens is None:
             raise InputError("expected_tokens", "unknown_length", "expected this image's number of positions; got None")
         return self.expected_tokens
+
+    @property
+    def reference(self) -> str:
+        """What names this image where its bytes are not kept: its location, else its content's hash."""
+        return self.location or f"sha256:{hashlib.sha256(self.data).hexdigest()}"
 
 
 Chunk = EncodedTextChunk | ImageChunk

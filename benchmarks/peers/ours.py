@@ -34,7 +34,8 @@ def load(options: Options) -> Any:
 def _build(state: Any, path: Path, out: Path) -> Any:
     """Shards of `path` in the folder `out`; -> the manifest."""
     spec, workers, datasets_io = state
-    return datasets_io.build_shards([path], out, spec, workers=workers)
+    # One worker is this process itself; more are processes beside it, which load for themselves.
+    return datasets_io.build_shards([path], out, spec, workers=workers if workers > 1 else 0)
 
 
 def convert(state: Any, path: Path) -> Counts:

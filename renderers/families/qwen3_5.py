@@ -158,7 +158,8 @@ class Qwen35(Family):
                 number += 1
                 pieces[-1] += f"Picture {number}: " if self.options["add_vision_id"] else ""
                 pieces[-1] += "<|vision_start|>"
-                chunk = self._images.read(part["image"], f"messages[{index}].content[{k}]")
+                place = f"messages[{index}].content[{k}]"
+                chunk = self._images.read(part["image"], place, keep_bytes=self.keeps_image_bytes)
                 pieces += (ImageText(_PAD, chunk), "<|vision_end|>")
             else:
                 pieces += (part["text"], "")  # type: ignore[typeddict-item]
