@@ -26,7 +26,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "command", "main", "render_jsonl"]
+__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "command", "main", "render_jsonl", "train_from_shards"]
 
 TRACEBACK_VARIABLE = "DATUMLOOM_TRACEBACK"
 EXIT_DECLINED = 1
@@ -52,6 +52,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "inspect": LazyCommand("datasets_io.commands.inspect:command", "Show tokens, weights and targets of a row."),
     "report": LazyCommand("datasets_io.commands.report:command", "Write an HTML page about shards."),
     "export": LazyCommand("datasets_io.commands.export:command", "Write shards as Parquet."),
+    "train": LazyCommand("trainer.commands.train:command", "Train a LoRA adapter on shards."),
+    "sample": LazyCommand("trainer.commands.sample:command", "Answer one prompt."),
+    "chat": LazyCommand("trainer.commands.chat:command", "Talk to a model or a trained adapter."),
     "doctor": LazyCommand(
         "datasets_io.commands.doctor:command", "Say what is installed, what is missing, what is wrong."
     ),
@@ -159,11 +162,21 @@ def main() -> NoReturn:
 
 def render_jsonl() -> NoReturn:
     """`render-jsonl`: the same command as `datumloom render`. Raises SystemExit, always."""
+    _run_alone("render", "render-jsonl")
+
+
+def train_from_shards() -> NoReturn:
+    """`train-from-shards`: the same command as `datumloom train`. Raises SystemExit, always."""
+    _run_alone("train", "train-from-shards")
+
+
+def _run_alone(name: str, program: str) -> NoReturn:
+    """A command of ours as a program of its own."""
     try:
-        render = _load("render")
+        found = _load(name)
     except click.ClickException as error:
         _end(error)
-    _run(render, "render-jsonl")
+    _run(found, program)
 
 
 def _run(entry: click.Command, program: str) -> NoReturn:

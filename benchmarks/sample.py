@@ -105,7 +105,10 @@ def make_cases(dtype: torch.dtype) -> list[Case]:
     many, long = _prompts(len(lengths), PROMPT, 1), _prompts(1, LONG_PROMPT, 2)
     draws = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return [
-        Case("greedy", BATCH * NEW, lambda: ours(equal, same, temperature=0), lambda: theirs(equal, same, do_sample=False)),
+        Case(
+            "greedy", BATCH * NEW,
+            lambda: ours(equal, same, temperature=0), lambda: theirs(equal, same, do_sample=False),
+        ),
         Case("sampled", BATCH * NEW, lambda: ours(equal, same), lambda: theirs(equal, same, **draws)),
         Case("mixed lengths", sum(lengths), lambda: ours(many, lengths), lambda: theirs(many, lengths, **draws)),
         Case(
@@ -162,7 +165,9 @@ def write(rows: list[dict[str, Any]]) -> None:
         f"transformers {transformers.__version__}. Random Qwen3, hidden 512, 8 layers, vocabulary 32,000. Ours returns "
         "logprobs too. CUDA paths (static decode, graphs) are written and guarded; they are unmeasured."
     )
-    replace_section("sample", join("## Sampling (`benchmarks/sample.py`)", about, table(header, lines), verdicts(found)))
+    replace_section(
+        "sample", join("## Sampling (`benchmarks/sample.py`)", about, table(header, lines), verdicts(found))
+    )
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from .block_render import SPLITS, BlockResult, render_block, renderer_of
 from .blocks import Block
 from .manifest import Codec, Histogram, ShardInfo
 from .run_spec import template_hash_of
+from .schema import layout_of
 from .shard_writer import ShardWriter
 from .spec import RenderSpec
 
@@ -102,8 +103,16 @@ def write_block(folder: Path, run: str, block: Block, result: BlockResult, codec
     tokens, trained = Histogram(), Histogram()
     shards: list[ShardInfo] = []
     for split in SPLITS:
-        with ShardWriter(folder, split=split, codec=codec, max_tokens=_ONE_FILE, first_shard=block.index) as writer:
-            writer.write(result.batches[split])
+        batch = result.batches[split]
+        with ShardWriter(
+            folder,
+            split=split,
+            layout=layout_of(batch.schema),
+            codec=codec,
+            max_tokens=_ONE_FILE,
+            first_shard=block.index,
+        ) as writer:
+            writer.write(batch)
         shards += writer.shards
         tokens += writer.tokens_histogram
         trained += writer.trained_histogram

@@ -72,6 +72,7 @@ def renderer_of(spec: RenderSpec) -> Renderer:
     key = (_stamp(spec.model), spec.renderer, options, spec.backend)
     if key not in _renderers:
         renderer = get_renderer(spec.renderer, get_tokenizer(spec.model, backend=spec.backend), **spec.renderer_options)
+        renderer.keeps_image_bytes = False  # shards hold references
         while len(_renderers) >= _RENDERERS_KEPT:
             _renderers.pop(next(iter(_renderers)), None)
         _renderers[key] = renderer
@@ -144,7 +145,7 @@ def render_block(block: Block, spec: RenderSpec, duplicates: Mapping[int, str] |
     return BlockResult(
         index=block.index,
         source=block.source,
-        batches=_batches(block.source, flat, final, spec),
+        batches=_batches(block.source, flat, final, spec, images=renderer.takes_images),
         rejects=rejects,
         drops=drops,
         read=parsed.num_read,
@@ -225,11 +226,13 @@ def row_bytes(block: Block) -> dict[tuple[int, int], bytes]:
 # -- rows
 
 
-def _batches(source: str, flat: FlatRows, rendered: RenderedBlock, spec: RenderSpec) -> dict[str, ArrowBatch]:
+def _batches(
+    source: str, flat: FlatRows, rendered: RenderedBlock, spec: RenderSpec, *, images: bool
+) -> dict[str, ArrowBatch]:
     lines = np.array([row.line for row in flat.rows], np.int64)[flat.row_of]
     hashes = [row.row_hash for row in flat.rows]
     meta = BlockMeta.of(flat.conversations, source, lines, [hashes[row] for row in flat.row_of.tolist()])
-    batch = block_to_batch(rendered, meta, spec.weights).batch
+    batch = block_to_batch(rendered, meta, spec.weights, images=images).batch
     if not spec.eval_fraction:
         return {"train": batch, "eval": batch.slice(0, 0)}
     held_out = np.array([is_held_out(row_hash, spec.eval_fraction) for row_hash in hashes], np.bool_)

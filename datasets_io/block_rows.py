@@ -22,6 +22,7 @@ from renderers import (
 )
 
 from .arrow_numpy import ArrowBatch, bits, bytes_column, list_column, numbers, strings
+from .block_images import images_column
 from .rows import NO_ROLE, ROLE_CODES, ROW_HASH_BYTES
 from .schema import RowLayout, schema_of, segments_column
 
@@ -105,13 +106,23 @@ class BlockBatch(NamedTuple):
     without_mean: npt.NDArray[np.int64]
 
 
-def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reduction = "none") -> BlockBatch:
+def block_to_batch(
+    rendered: RenderedBlock, meta: BlockMeta, reduction: Reduction = "none", *, images: bool = False
+) -> BlockBatch:
     """Shift a block and lay it out as rows of the default `RowLayout`.
 
     `example` numbers the examples of a conversation before any is left out.
 
+    Args:
+        rendered: of the conversations that `meta` is about.
+        meta: where they came from.
+        reduction: `mean` divides each example's weights by their sum.
+        images: with an `images` column, also where this block has none, so that all files of a run are alike. A block
+            with images always has one.
+
     Raises:
         UserError: 2**31 tokens or more in one block.
+        InternalError: an image with a weight, or at the end of an example, where the shift would cut it.
     """
     if len(rendered.tokens) > np.iinfo(np.int32).max:
         raise UserError(f"block: expected fewer than 2**31 tokens; got {len(rendered.tokens)}; use smaller blocks")
@@ -130,12 +141,16 @@ def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reductio
         numbers(meta.lines[conversation]),
         numbers(rendered.turn),
         numbers(_example_numbers(conversation)),
-        *(strings(values).take(numbers(conversation)) for values in (meta.conversation_ids, meta.pairs, meta.sides)),
+        *(_taken(values, conversation) for values in (meta.conversation_ids, meta.pairs, meta.sides)),
         bytes_column(meta.row_hashes[conversation]),
         numbers(np.diff(offsets).astype(np.int32)),
         numbers(num_trained),
     ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=schema_of(RowLayout()))
+    layout = RowLayout(images=images or bool(rendered.images))
+    if layout.images:
+        _check_images(rendered)
+        columns.append(images_column(rendered.images, len(rendered)))
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema_of(layout))
     short = np.diff(rendered.offsets) < 2
     untrained = ~short & (num_trained == 0)
     unfit = short | untrained
@@ -143,6 +158,24 @@ def block_to_batch(rendered: RenderedBlock, meta: BlockMeta, reduction: Reductio
     if unfit.any():
         batch = batch.filter(bits(~unfit))
     return BlockBatch(batch, np.flatnonzero(short), np.flatnonzero(untrained), without_mean)
+
+
+def _check_images(rendered: RenderedBlock) -> None:
+    """That images are 0 in tokens and weights, and whole after the shift."""
+    for example, position, chunk in rendered.images:
+        start, stop = int(rendered.offsets[example]) + position, int(rendered.offsets[example + 1])
+        inside = slice(start, start + chunk.length)
+        if start + chunk.length >= stop or rendered.tokens[inside].any() or rendered.weights[inside].any():
+            raise InternalError(
+                f"rendered block: example {example}: expected 0 at an image's positions and text behind it"
+            )
+
+
+def _taken(values: list[str | None], index: npt.NDArray[np.int32]) -> Any:
+    """A string column of the values at `index`; most often there are none, and then no value is touched."""
+    if not any(values):
+        return pa.nulls(len(index), pa.string())
+    return strings([values[i] for i in index.tolist()])
 
 
 def _run_roles(rendered: RenderedBlock, meta: BlockMeta) -> npt.NDArray[np.int8]:

@@ -47,6 +47,7 @@ class BatchView:
         # Filled on first use. Two threads may both make a view; both are right and the last one stays.
         self._lists: dict[str, ListView] = {}
         self._segments: tuple[ListView, ...] | None = None
+        self._image_offsets = to_numpy(batch.column("images").offsets) if self.layout.images else np.empty(0, np.int32)
         self.tokens = self.list_view("tokens")
 
     def list_view(self, name: str) -> ListView:
@@ -103,7 +104,7 @@ class BatchView:
 
     def images(self, index: int) -> tuple[ImageRef, ...]:
         """Image references of row `index`."""
-        if not self.layout.images:
+        if not self.layout.images or self._image_offsets[index] == self._image_offsets[index + 1]:
             return ()
         return tuple(ImageRef(**image) for image in self.batch.column("images")[index].as_py() or ())
 

@@ -7,6 +7,8 @@ drop-oldest-turns: rendered again without the oldest exchanges (a user message a
     system messages, as many as needed; what these exchanges would have trained is not trained.
 split: several examples, cut before user messages where that fits, else before any message; a message that does not
     fit alone is left out.
+
+No policy cuts through an image: the cut moves to where the image is left out whole.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 
 from renderers import Conversation, RenderedBlock, Renderer
 
+from .block_images import around_images
 from .overlong import Fitted, Loss, Overlong
 from .shorten import drop_oldest_turns
 from .spec import LengthPolicy, RenderSpec
@@ -51,16 +54,16 @@ def _drop(work: Overlong) -> Fitted:
 
 def _keep_start(work: Overlong) -> Fitted:
     lengths = np.diff(work.rendered.offsets)
-    stops = np.minimum(lengths, work.limit)
+    stops = around_images(work.rendered, np.minimum(lengths, work.limit), keep="start")
     windows = Windows(np.arange(len(lengths)), np.zeros(len(lengths), np.int64), stops)
-    cut = sum(_inside_turn(work.rendered, i, work.limit) for i in np.flatnonzero(work.long).tolist())
+    cut = sum(_inside_turn(work.rendered, i, int(stops[i])) for i in np.flatnonzero(work.long).tolist())
     events = Counter({"cut_keep_start": int(work.long.sum()), "cut_stop_token": cut})
     return Fitted(take_windows(work.rendered, windows), [], events)
 
 
 def _keep_end(work: Overlong) -> Fitted:
     lengths = np.diff(work.rendered.offsets)
-    starts = np.maximum(lengths - work.limit, 0)
+    starts = around_images(work.rendered, np.maximum(lengths - work.limit, 0), keep="end")
     windows = Windows(np.arange(len(lengths)), starts, lengths)
     cut = sum(_inside_turn(work.rendered, i, int(starts[i])) for i in np.flatnonzero(work.long).tolist())
     events = Counter({"cut_keep_end": int(work.long.sum()), "cut_turn_start": cut})
@@ -70,9 +73,9 @@ def _keep_end(work: Overlong) -> Fitted:
 def _inside_turn(rendered: RenderedBlock, index: int, position: int) -> bool:
     """Whether a cut before `position` falls between two trained tokens of one message."""
     example = rendered[index]
-    around = slice(position - 1, position + 1)
+    around = slice(max(position - 1, 0), position + 1)
     messages = example.message_index[around]
-    return bool(example.weights[around].all()) and messages[0] == messages[1]
+    return len(messages) == 2 and bool(example.weights[around].all()) and messages[0] == messages[1]
 
 
 # -- split

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from renderers import OptionError
@@ -24,12 +24,14 @@ __all__ = ["render_page", "template_text", "write_page"]
 
 _GENERATOR = b'<meta name="generator" content="datumloom">'
 _HEAD_BYTES = 1024
+_OWN = "datasets_io"
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader("datasets_io"),
+        # Another package's pages extend ours and share our styles.
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _OWN))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -39,26 +41,31 @@ def _environment() -> Environment:
     return environment
 
 
-def template_text(name: str) -> str:
-    """A file of the templates folder as it is."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+def template_text(name: str, package: str = _OWN) -> str:
+    """A file of the templates folder of `package`, else of ours, as it is."""
+    environment = _environment(package)
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
 
 
-def render_page(template: str, *, styles: list[str], script: str | None = None, **values: Any) -> str:
+def render_page(
+    template: str, *, styles: list[str], script: str | None = None, package: str = _OWN, **values: Any
+) -> str:
     """A whole page.
 
     Args:
         template: file of the templates folder that extends `base.html.j2`.
         styles: CSS files for its head.
         script: JavaScript file that the template puts into its one `<script>`; None: the page runs none.
+        package: whose templates folder is looked into before ours.
         values: for the template.
     """
-    code = "" if script is None else template_text(script)
+    code = "" if script is None else template_text(script, package)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    values["css"] = Markup("".join(map(template_text, styles)))  # noqa: S704 - our own files
+    values["css"] = Markup("".join(template_text(name, package) for name in styles))  # noqa: S704 - our own files
     values["script"] = Markup(code)  # noqa: S704
     values["script_source"] = f"'sha256-{digest}'" if script else "'none'"
-    return _environment().get_template(template).render(**values)
+    return _environment(package).get_template(template).render(**values)
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> int:

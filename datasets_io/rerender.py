@@ -78,6 +78,8 @@ class Rerenderer:
             for i in range(view.num_rows):
                 again = view.row(i)
                 if (again.provenance.side, again.provenance.example) == (place.side, place.example):
+                    if again.images != row.images:
+                        raise UserError(f"{place.source}:{place.line}: expected the images that are stored; got others")
                     return _unshifted(again)
         raise UserError(f"{place.source}:{place.line}: expected the example that is stored; got none")
 

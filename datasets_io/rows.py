@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -156,8 +155,7 @@ def _flatten(model_input: ModelInput) -> tuple[npt.NDArray[np.int32], tuple[Imag
         if isinstance(chunk, EncodedTextChunk):
             parts.append(chunk.to_numpy())
         else:
-            location = chunk.location or f"sha256:{hashlib.sha256(chunk.data).hexdigest()}"
-            images.append(ImageRef(position, chunk.length, chunk.format, location))
+            images.append(ImageRef(position, chunk.length, chunk.format, chunk.reference))
             parts.append(np.zeros(chunk.length, np.int32))
         position += chunk.length
     if not position:

@@ -18,12 +18,13 @@ import pyarrow as pa
 from renderers import InputError, UserError
 
 from .arrow_numpy import ArrowBatch, ArrowColumn, ArrowSchema, list_column, numbers, strings
-from .rows import ROW_HASH_BYTES, Row
+from .rows import ROW_HASH_BYTES, ImageRef, Row
 
 __all__ = [
     "BASE_COLUMNS",
     "FORMAT_VERSION",
     "RowLayout",
+    "images_struct",
     "layout_of",
     "rows_to_batch",
     "schema_of",
@@ -146,6 +147,11 @@ def segments_column(
     """The `segments` column from flat runs and where each row's begin; null where `valid` is False."""
     columns = [numbers(start), numbers(message), numbers(role)]
     return list_column(pa.StructArray.from_arrays(columns, fields=list(_SEGMENT)), offsets, valid)
+
+
+def images_struct(images: Sequence[ImageRef]) -> ArrowColumn:
+    """Image references, one after another, as the values of the `images` column."""
+    return pa.array([image._asdict() for image in images], _IMAGE)
 
 
 def rows_to_batch(rows: Sequence[Row], layout: RowLayout | None = None) -> ArrowBatch:

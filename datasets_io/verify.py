@@ -164,6 +164,7 @@ def _verify_batch(view: BatchView, place: _Place) -> None:
     for name in ("target_tokens", "weights"):
         _verify_lengths(view, name, lengths, place)
     _verify_shift(view, lengths, place)
+    _verify_images(view, place)
     _verify_weights(view, place)
     _verify_segments(view, lengths, place)
 
@@ -195,14 +196,21 @@ def _verify_shift(view: BatchView, lengths: npt.NDArray[Any], place: _Place) -> 
     same_row = row_of[1:] == row_of[:-1]
     wrong = same_row & (targets[:-1] != tokens[1:])
     place.fault(row_of[1:][wrong], "shift", "target_tokens: expected each to be the token after it")
+
+
+def _verify_images(view: BatchView, place: _Place) -> None:
+    """Tokens are 0 at image positions, and an image is nothing to train on."""
     if not view.layout.images:
         return
+    plain = view.one_dimensional("weights")
     for row in range(view.num_rows):
         for image in view.images(row):
-            inside = slice(image.position, image.position + image.length)
-            stored = view.tokens.row(row)
-            if stored is None or image.position + image.length > len(stored) or stored[inside].any():
+            stop = image.position + image.length
+            stored, weights = view.tokens.row(row), view.list_view("weights").row(row)
+            if stored is None or stop > len(stored) or stored[image.position : stop].any():
                 place.fault(np.array([row]), "image", "tokens: expected 0 at image positions")
+            elif plain[row] and weights is not None and weights[max(image.position - 1, 0) : stop - 1].any():
+                place.fault(np.array([row]), "image", "weights: expected 0 where the target is an image")
 
 
 def _verify_weights(view: BatchView, place: _Place) -> None:

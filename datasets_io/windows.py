@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from renderers import Refusal, RenderedBlock
 
+from .block_images import joined_images, kept_images
+
 __all__ = ["Windows", "join_blocks", "take_windows", "trained_counts", "whole_windows"]
 
 
@@ -38,7 +40,8 @@ def trained_counts(rendered: RenderedBlock) -> npt.NDArray[np.int64]:
 def take_windows(rendered: RenderedBlock, windows: Windows) -> RenderedBlock:
     """The block of these parts, in their order.
 
-    `turn` of a part that leaves out something becomes its last trained message. Refusals and counts are kept.
+    `turn` of a part that leaves out something becomes its last trained message. Refusals and counts are kept. No part
+    may begin or end inside an image.
     """
     lengths = windows.stop - windows.start
     first = rendered.offsets[windows.example] + windows.start
@@ -62,6 +65,7 @@ def take_windows(rendered: RenderedBlock, windows: Windows) -> RenderedBlock:
         turn=rendered.turn[windows.example].copy(),
         refusals=rendered.refusals,
         counts=rendered.counts,
+        images=kept_images(rendered.images, *windows),
     )
     for i in np.flatnonzero(lengths != np.diff(rendered.offsets)[windows.example]).tolist():
         taken.turn[i] = _last_trained_message(taken, i)
@@ -81,6 +85,7 @@ def join_blocks(first: RenderedBlock, second: RenderedBlock) -> RenderedBlock:
         turn=np.concatenate([first.turn, second.turn]),
         refusals=list[Refusal](first.refusals),
         counts=Counter(first.counts),
+        images=joined_images(first.images, second.images, len(first)),
     )
 
 

@@ -204,6 +204,13 @@ class Renderer(ABC):
         Raises:
             InputError: also when the conversation needs several examples because its template rewrites history
                 (`turns="single"` forces one, `build_supervised_examples` gives them all), or trains no token.
+
+        >>> from renderers import get_renderer
+        >>> renderer = get_renderer("chatml", "fixtures/tiny-chat")
+        >>> chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+        >>> tokens, weights = renderer.build_supervised_example(chat)
+        >>> renderer.tokenizer.decode([token for token, weight in zip(tokens.to_ints(), weights) if weight])
+        'Hello!<|im_end|>'
         """
         examples = self.render(messages, train_on_what, tools, turns=turns, control_tokens=control_tokens)
         if len(examples) > 1:
@@ -252,6 +259,12 @@ class Renderer(ABC):
         Raises:
             InputError: the messages are faulty or the template refuses them.
             OptionError: a role that cannot be prompted for.
+
+        >>> from renderers import get_renderer
+        >>> renderer = get_renderer("chatml", "fixtures/tiny-chat")
+        >>> prompt = renderer.build_generation_prompt([{"role": "user", "content": "Hi"}], prefill="Well,")
+        >>> renderer.tokenizer.decode(prompt.to_ints())
+        '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nWell,'
         """
         if role != "assistant":
             raise OptionError(f"role: {self.name} prompts for 'assistant'; got {role!r}")
@@ -315,6 +328,11 @@ class Renderer(ABC):
             The assistant's message: `content` without the white space that the template puts around it, and where
             there are any `reasoning_content`, `tool_calls` (arguments as objects) and
             `unparsed_tool_calls: [{"raw", "reason"}]`.
+
+        >>> from renderers import get_renderer
+        >>> renderer = get_renderer("chatml", "fixtures/tiny-chat")
+        >>> renderer.parse_response(renderer.tokenizer.encode("Hello!<|im_end|>"))[0]
+        {'role': 'assistant', 'content': 'Hello!'}
         """
         parser = self.stream_parser(prompt_tokens=prompt_tokens, tools=tools)
         parser.feed(tokens)
@@ -327,7 +345,14 @@ class Renderer(ABC):
         prompt_tokens: Sequence[int] | None = None,
         tools: Sequence[ToolSpec] | None = None,
     ) -> Iterator[Delta]:
-        """Deltas as `tokens` arrive, and a `ResponseEnd` with message and termination last."""
+        """Deltas as `tokens` arrive, and a `ResponseEnd` with message and termination last.
+
+        >>> from renderers import get_renderer
+        >>> renderer = get_renderer("chatml", "fixtures/tiny-chat")
+        >>> sampled = renderer.tokenizer.encode("Hello!<|im_end|>")
+        >>> [type(delta).__name__ for delta in renderer.parse_response_streaming(sampled)][-2:]
+        ['TextDelta', 'ResponseEnd']
+        """
         return stream_response(self.stream_parser(prompt_tokens=prompt_tokens, tools=tools), tokens)
 
     def extend(
@@ -339,7 +364,15 @@ class Renderer(ABC):
         *,
         messages: Messages | None = None,
     ) -> Extension:
-        """The next prompt of a conversation without rendering again what was sampled: see `renderers.extension`."""
+        """The next prompt of a conversation without rendering again what was sampled: see `renderers.extension`.
+
+        >>> from renderers import get_renderer
+        >>> renderer = get_renderer("chatml", "fixtures/tiny-chat")
+        >>> prompt = renderer.build_generation_prompt([{"role": "user", "content": "Hi"}]).to_ints()
+        >>> found = renderer.extend(prompt, renderer.tokenizer.encode("Yes?"), [{"role": "user", "content": "Go"}])
+        >>> renderer.tokenizer.decode(found.tokens[len(prompt) :])
+        'Yes?<|im_end|>\\n<|im_start|>user\\nGo<|im_end|>\\n<|im_start|>assistant\\n'
+        """
         from .extension import extend
 
         return extend(self, prompt_tokens, completion_tokens, new_messages, tools, messages=messages)

@@ -15,33 +15,13 @@ from typing import Any, ClassVar, NamedTuple, cast
 from .base import Renderer
 from .errors import DroppedError, InputError, OptionError, RefusedError
 from .messages import Conversation, Message, ToolSpec
+from .pieces import NOT_SHOWN, MessageText, Pieces, join_pieces
 from .plan import Plan
 from .rendered import Refusal, RenderSettings, TrainOnWhat
 from .tokenizer import Tokenizer
 from .train_on import trains_only_assistants
 
 __all__ = ["NOT_SHOWN", "Family", "MessageText", "Option", "Pieces", "View", "join_pieces"]
-
-Pieces = tuple[str, ...]
-"""Template text, message text, template text, …: an odd number of strings."""
-
-
-class MessageText(NamedTuple):
-    """One message as its template writes it.
-
-    Attributes:
-        header: role header, never trained.
-        body: what is said, ending with the stop token: what training on the message trains.
-        rest: template text after the stop token.
-    """
-
-    header: Pieces
-    body: Pieces
-    rest: Pieces = ("",)
-
-
-NOT_SHOWN = MessageText(("",), ("",))
-"""A message that its template passes over; counted as `message_not_shown`."""
 
 
 class Option(NamedTuple):
@@ -201,14 +181,13 @@ class Family(Renderer):
         if start == 0:
             plan.write(self.opening(view))
         for i in range(start, view.count):
-            plan.begin_message(i)
             text = self.message(view, i)
             if text is NOT_SHOWN:
                 plan.counts["message_not_shown"] += 1
-            plan.write(_after(text.header, written) if written else text.header)
-            written = ""
-            plan.write(text.body)
-            plan.write(text.rest)
+            if written:
+                text = text._replace(header=_after(text.header, written))
+                written = ""
+            plan.message(i, text, 0.0)
 
     def _write_turns(
         self, plan: Plan, index: int, conversation: Conversation, weights: list[float], settings: RenderSettings
@@ -335,27 +314,25 @@ class Family(Renderer):
         plan.write(opening)
         last = len(messages) - 1 if everything else max(i for i, weight in enumerate(weights) if weight)
         overlap = ""
+        has_overlap = type(self).overlap is not Family.overlap
         for i in range(last + 1):
-            plan.begin_message(i)
             text = self.message(view, i)
             if text is NOT_SHOWN:
                 plan.counts["message_not_shown"] += 1
-            plan.write(_after(text.header, overlap) if overlap else text.header)
-            overlap = ""
-            if everything:
-                plan.write(text.body)
-            else:
-                if weights[i] and not any(text.body):
-                    raise RefusedError(f"messages[{i}]", "span_not_found", "the template shows nothing of this message")
-                plan.begin_body(weights[i])
-                plan.write(text.body)
-                if weights[i] and messages[i]["role"] == "assistant":
-                    overlap = self._overlap_in(view, i, last)
-                    plan.template(overlap)
-                plan.end_body()
+            if overlap:
+                text = text._replace(header=_after(text.header, overlap))
+            weight = 0.0 if everything else weights[i]
+            if weight and not any(text.body):
+                raise RefusedError(f"messages[{i}]", "span_not_found", "the template shows nothing of this message")
+            overlaps = weight and has_overlap and messages[i]["role"] == "assistant"
+            overlap = self._overlap_in(view, i, last) if overlaps else ""
+            if overlap:
+                text = text._replace(body=join_pieces(text.body, (overlap,)))
             if i < last:
-                plan.write(text.rest)
-            elif everything:
+                plan.message(i, text, weight)
+                continue
+            plan.message(i, text._replace(rest=("",)), weight)
+            if everything:
                 # What follows the last stop token nobody ever says: written as the template does, and not trained.
                 plan.end_body()
                 plan.write(text.rest)
@@ -373,19 +350,6 @@ class Family(Renderer):
 
 def _after(pieces: Pieces, beginning: str) -> Pieces:
     return (pieces[0].removeprefix(beginning), *pieces[1:])
-
-
-def join_pieces(*parts: Pieces) -> Pieces:
-    """Pieces one after another; template text that meets template text becomes one.
-
-    >>> join_pieces(("a", "b", "c"), ("d", "e", ""))
-    ('a', 'b', 'cd', 'e', '')
-    """
-    joined = list(parts[0])
-    for part in parts[1:]:
-        joined[-1] += part[0]
-        joined += part[1:]
-    return tuple(joined)
 
 
 def _flat(text: MessageText) -> Pieces:

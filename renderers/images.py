@@ -81,7 +81,8 @@ class ImageReader:
             raise OptionError(f"min_pixels: expected 1 to max_pixels ({max_pixels}); got {min_pixels}")
         self._folder = Path(folder).resolve() if folder else None
         self._limits = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
-        self._kept: dict[tuple[str, bool], ImageChunk] = {}
+        # By reference, whether with bytes, and the file's time and size.
+        self._kept: dict[tuple[str, bool, int, int], ImageChunk] = {}
 
     def read(self, reference: str, place: str, *, keep_bytes: bool = True) -> ImageChunk:
         """The image behind a path, `file://` URL or data URI.
@@ -99,31 +100,40 @@ class ImageReader:
             RefusedError: a network address, a place outside the folder, no such file, or not a PNG or JPEG image.
             MissingExtraError: Pillow is not installed.
         """
-        chunk = self._kept.get((reference, keep_bytes))
-        if chunk is None:
-            if len(self._kept) >= _KEPT:
-                self._kept.clear()
-            read = self._embedded if reference.startswith("data:") else self._file
-            chunk = self._kept[reference, keep_bytes] = read(reference, place, keep_bytes)
-        return chunk
+        return (self._embedded if reference.startswith("data:") else self._file)(reference, place, keep_bytes)
 
     def _embedded(self, reference: str, place: str, keep_bytes: bool) -> ImageChunk:
+        key = (reference, keep_bytes, 0, 0)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
         data = _decoded(reference, place)
         chunk = self._chunk(data, io.BytesIO(data), None, place)
-        return chunk if keep_bytes else replace(chunk, data=b"", location=chunk.reference)
+        return self._keep(key, chunk if keep_bytes else replace(chunk, data=b"", location=chunk.reference))
 
     def _file(self, reference: str, place: str, keep_bytes: bool) -> ImageChunk:
         try:
             path, location = self._path(reference, place)
             if not path.is_file():  # a pipe would be waited for
                 raise _refused(place, "no_image", f"expected an image file; no such file: {location}")
+            status = path.stat()
+            key = (reference, keep_bytes, status.st_mtime_ns, status.st_size)
+            kept = self._kept.get(key)
+            if kept is not None:
+                return kept
             with path.open("rb") as file:
                 data = file.read() if keep_bytes else b""
                 file.seek(0)
-                return self._chunk(data, file, location, place)
+                return self._keep(key, self._chunk(data, file, location, place))
         except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
             reason = getattr(error, "strerror", None) or error
             raise _refused(place, "no_image", f"expected an image file; {reason}: {reference[:200]!r}") from None
+
+    def _keep(self, key: tuple[str, bool, int, int], chunk: ImageChunk) -> ImageChunk:
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        self._kept[key] = chunk
+        return chunk
 
     def _chunk(self, data: bytes, source: IO[bytes], location: str | None, place: str) -> ImageChunk:
         width, height, kind = _measured(source, place)

@@ -6,7 +6,7 @@ is what a tokenizer does with the rendered prompt. A *cut* splits a stretch wher
 text is encoded whole, and the turn's text as what follows it.
 
 Template text is only collected until message text, a cut or the end comes. The same few template texts come again and
-again, so each is taken apart once, and from then on is one look-up (`_Compiled`).
+again, so each is taken apart once, and from then on is one look-up (`Compiled`).
 """
 
 from __future__ import annotations
@@ -21,53 +21,42 @@ import numpy.typing as npt
 from .assembly import CONTINUATION, START, Pieces, assemble
 from .errors import RefusedError
 from .images import ImageText
+from .pieces import MessageText
 from .rendered import ControlTokens, Refusal, RenderedBlock
+from .template_text import MARK, NO_BEGINS, Compiled, compile_template
 from .tokenizer import WHITE_SPACE, ControlToken, Tokenizer
 from .types import ImageChunk
 
 __all__ = ["Plan"]
 
-_MARK = "\ufdd4"
-"""Where a message begins inside collected template text: a noncharacter, which no valid text contains."""
 _IMAGE_POSITION = -1
 """Stands for an image's positions until the block is assembled; no token has this id."""
 _SHORT = 32
 """Text this short before a cut is taken for a header that comes again."""
 
 
-class _Begins(NamedTuple):
-    """How many messages begin in a text: before any of it, inside, and after all of it."""
-
-    before: int
-    inside: int
-    after: int
-
-
-_NONE = _Begins(0, 0, 0)
-
-
-class _Compiled(NamedTuple):
-    """Collected template text, taken apart.
+class _Shape(NamedTuple):
+    """The constants around the text of a plain message.
 
     Attributes:
-        lead: text before the first control token; it ends the open stretch. All text when there is no control token.
-        lead_begins: messages that begin in `lead`; when `lead` is empty, all count as after it.
-        strip_lead: the first control token takes white space before it.
-        constants: what lies between the first control token and the tail, split where messages begin: the constant's
-            source number, how many messages begin right before it, and whether they begin exactly there (and not in
-            text inside the constant before).
-        tail: text after the last control token; it begins the next stretch.
-        tail_begins: messages that begin in `tail`; when `tail` is empty, all count as before it.
-        swallow: the last control token takes white space after it.
+        lead: text that ends the open stretch; part of `before`, as the stretch must be empty.
+        before: source number of what closes the message before, 0 for nothing.
+        header: of the header, with its text when the message is trained.
+        tail: text of the header's end; it begins the stretch of an untrained message.
+        stop: of what ends a trained message.
+        after: template text that is left to be written.
     """
 
+    is_plain: bool
     lead: str
-    lead_begins: _Begins
-    strip_lead: bool
-    constants: tuple[tuple[int, int, bool], ...]
+    before: int
+    header: int
     tail: str
-    tail_begins: _Begins
-    swallow: bool
+    stop: int
+    after: str
+
+
+_NOT_PLAIN = _Shape(False, "", 0, 0, "", 0, "")
 
 
 class Plan:
@@ -89,9 +78,11 @@ class Plan:
         self._search = tokenizer.control_pattern.search
         self._prefix_space = tokenizer.has_prefix_space
         self._pieces = Pieces()
+        self._codes = self._pieces.codes
         self._conversation: list[int] = []
         self._turn: list[int] = []
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[str, Compiled] = {}
+        self._shapes: dict[tuple[str, str, str, str, str, bool], _Shape] = {}
         self._constant_of: dict[object, int] = {}
         self._images: dict[int, ImageChunk] = {}  # by the source number of their constant
         # Where messages begin, as numbers of pieces: of the open example, and of the last one.
@@ -107,8 +98,7 @@ class Plan:
         self._start = True  # the open stretch follows a control token (or nothing)
         self._swallow = False  # ... which takes white space with it
         self._late: list[int] = []  # messages that begin inside the open stretch
-        self._message = -1
-        self._weight = 0.0
+        self._belong(-1, 0.0)
         self._cut_left: str | None = None
         self._cut_swallow = False
         self._cut_bad = False
@@ -142,6 +132,13 @@ class Plan:
         if len(pieces) == 1:
             self._template += pieces[0]
             return
+        if len(pieces) == 3:  # nearly every message: something of the template, a text, something of the template
+            before, text, after = pieces
+            self._template += before
+            if text:
+                self.content(text)
+            self._template += after
+            return
         template = True
         for piece in pieces:
             if template:
@@ -149,6 +146,87 @@ class Plan:
             elif piece:
                 self.content(piece)
             template = not template
+
+    def message(self, index: int, text: MessageText, weight: float) -> None:
+        """One whole message: `begin_message`, header, `begin_body`, body, `end_body`, rest.
+
+        A plain one (a text between two pieces of template text that came in this way before) is one look-up.
+        """
+        header, body, rest = text
+        plain = len(header) == len(rest) == 1 and len(body) == 3 and body[1] and not self._search(body[1])
+        if plain and not (self._begins or self._late or self._swallow or self._prefix_space or self._weight):
+            key = (self._template, header[0], body[0], body[2], rest[0], weight == 0.0)
+            shape = self._shapes.get(key)
+            if shape is None:
+                shape = self._shapes[key] = self._shape_of(*key)
+            if shape.is_plain and not (shape.lead and self._open):
+                self._write_plain(index, body[1], weight, shape)
+                return
+        self.begin_message(index)
+        self.write(header)
+        if weight:
+            self.begin_body(weight)
+            self.write(body)
+            self.end_body()
+        else:
+            self.write(body)
+        self.write(rest)
+
+    def _write_plain(self, index: int, text: str, weight: float, shape: _Shape) -> None:
+        codes = self._codes
+        if self._open:
+            self._text(self._open, constant=False)
+        self._cut_left = None
+        if shape.before:
+            codes.append(self._place + shape.before)
+        if not self._cut_bad:
+            self._marks[index] = len(codes)
+        self._message = index
+        self._place = place = self._pieces.place(index, 0.0)
+        codes.append(place + shape.header)
+        self._start = True
+        self._template = shape.after
+        if not weight:
+            self._open = shape.tail + text
+            return
+        if shape.tail and not self.tokenizer.joins_cleanly(shape.tail, text):
+            self._cut_bad = True
+        texts = self._pieces.texts[START]
+        place = self._pieces.place(index, weight)
+        codes += (place + 2 * len(texts), place + shape.stop)
+        texts.append(text)
+        self._open = ""
+
+    def _shape_of(self, template: str, header: str, before: str, after: str, rest: str, untrained: bool) -> _Shape:
+        """What the constants of a plain message are; not plain where they need more care than a look-up."""
+        opening = self._compile(template + MARK + header + (before if untrained else ""))
+        closing = self._compile(after)
+        begins = [i for i, (_, count, exact) in enumerate(opening.constants) if count == 1 and exact]
+        if not opening.is_simple or opening.swallow or len(begins) != 1:
+            return _NOT_PLAIN
+        sources = [source for source, _, _ in opening.constants]
+        lead = [self._text_constant(opening.lead)] if opening.lead else []
+        before_it, of_header = self._joined(lead + sources[: begins[0]]), sources[begins[0] :]
+        if untrained:
+            return _Shape(True, opening.lead, before_it, self._joined(of_header), opening.tail, 0, after + rest)
+        if before or not closing.is_simple or closing.lead or closing.tail or closing.swallow:
+            return _NOT_PLAIN
+        if opening.tail:
+            of_header.append(self._text_constant(opening.tail))
+        stop = self._joined([source for source, _, _ in closing.constants])
+        return _Shape(True, opening.lead, before_it, self._joined(of_header), opening.tail, stop, rest)
+
+    def _joined(self, sources: list[int]) -> int:
+        """Several constants as one; 0 for none."""
+        ids = [token for source in sources for token in self._pieces.ids_of(source)]
+        return self._constant(tuple(ids), ids) if ids else 0
+
+    def _text_constant(self, text: str, kind: int = START) -> int:
+        """Source number of a text that comes again and again."""
+        source = self._constant_of.get((text, kind))
+        if source is None:
+            source = self._constant((text, kind), self.tokenizer.encode_text(text, continuation=kind == CONTINUATION))
+        return source
 
     def dynamic_template(self, text: str) -> None:
         """Template text with message text in it, all control tokens live."""
@@ -165,7 +243,7 @@ class Plan:
     def ids(self, tokens: Sequence[int]) -> None:
         """Ids that are already tokens, such as a sampled completion."""
         self._close_all()
-        self._piece(self._constant(tuple(tokens), list(tokens)))
+        self._codes.append(self._place + self._constant(tuple(tokens), list(tokens)))
         # Text after sampled text continues it; after a control token it starts a stretch.
         self._start = bool(tokens) and tokens[-1] in self.tokenizer.control_ids
         self._swallow = False
@@ -175,19 +253,19 @@ class Plan:
         self._close_all()
         source = self._constant(chunk, [_IMAGE_POSITION] * chunk.length)
         self._images[source] = chunk
-        self._piece(source)
+        self._codes.append(self._place + source)
         self._start, self._swallow = True, False
 
     def begin_message(self, index: int) -> None:
         """What follows belongs to message `index`; a stretch that is open stays with the message it began in."""
-        self._template += _MARK
+        self._template += MARK
         self._begins.append(index)
 
     def begin_body(self, weight: float) -> None:
         """What follows, up to `end_body`, is trained with `weight`, unless that is 0."""
         if weight:
             self.cut()
-            self._weight = weight
+            self._belong(self._message, weight)
 
     def end_body(self) -> None:
         """Back to weight 0."""
@@ -196,7 +274,7 @@ class Plan:
                 self._close()
             if self._open:
                 self.cut()
-            self._weight = 0.0
+            self._belong(self._message, 0.0)
 
     def cut(self) -> None:
         """Split the open stretch here: what is written of it is encoded by itself, and so is what follows."""
@@ -226,11 +304,8 @@ class Plan:
         stop = self._last_marks.get(message)
         if stop is None:
             return False
-        pieces = self._pieces
-        start, here = self._last_start, len(pieces.source)
-        pieces.source += pieces.source[start:stop]
-        pieces.weights += [0.0] * (stop - start)
-        pieces.messages += pieces.messages[start:stop]
+        start, here = self._last_start, len(self._codes)
+        self._codes += self._pieces.untrained(self._codes[start:stop])
         self._marks = {m: mark - start + here for m, mark in self._last_marks.items() if m <= message}
         return True
 
@@ -240,20 +315,20 @@ class Plan:
         ends = self._pieces.example_ends
         self._last_start = ends[-1] if ends else 0
         self._last_marks = self._marks
-        ends.append(len(self._pieces.source))
+        ends.append(len(self._codes))
         self._conversation.append(conversation)
         self._turn.append(turn)
         self._reset()
 
     def position(self) -> tuple[int, int, int]:
         """Where to `rewind` to if the conversation that starts now is refused half way."""
-        return len(self._pieces.source), len(self._pieces.example_ends), len(self.refusals)
+        return len(self._codes), len(self._pieces.example_ends), len(self.refusals)
 
     def rewind(self, position: tuple[int, int, int]) -> None:
         """Forget everything written since `position` except texts, which cost only their encoding."""
         count, examples, refusals = position
         pieces = self._pieces
-        del pieces.source[count:], pieces.weights[count:], pieces.messages[count:]
+        del self._codes[count:]
         del pieces.example_ends[examples:], self._conversation[examples:], self._turn[examples:]
         del self.refusals[refusals:]
         self._reset()
@@ -284,7 +359,7 @@ class Plan:
         self, tokens: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
     ) -> list[tuple[int, int, ImageChunk]]:
         """Example, position in it and chunk of every image."""
-        chunks = [self._images[source] for source in self._pieces.source if source in self._images]
+        chunks = [self._images[source] for source in self._pieces.sources().tolist() if source in self._images]
         positions = np.flatnonzero(tokens == _IMAGE_POSITION)
         placed: list[tuple[int, int, ImageChunk]] = []
         done = 0
@@ -303,9 +378,12 @@ class Plan:
         compiled = self._compiled.get(template)
         if compiled is None:
             compiled = self._compiled[template] = self._compile(template)
-        lead, lead_begins, strip_lead, constants, tail, tail_begins, swallow = compiled
+        if compiled.is_simple and not (self._swallow or self._late or self._prefix_space):
+            self._close_simple(compiled)
+            return
+        lead, lead_begins, strip_lead, constants, tail, tail_begins, swallow, _ = compiled
         inside = 0
-        if lead_begins is not _NONE:
+        if lead_begins is not NO_BEGINS:
             before, inside, after = lead_begins
             if before and not self._open:
                 self._begin(before, exact=False)
@@ -328,18 +406,26 @@ class Plan:
             self._cut_left = None
         if inside:
             self._begin(inside, exact=False)
-        pieces, weight = self._pieces, self._weight
         for source, begins, exact in constants:
             if begins:
                 self._begin(begins, exact=exact)
-            pieces.source.append(source)
-            pieces.weights.append(weight)
-            pieces.messages.append(self._message)
+            self._codes.append(self._place + source)
         self._open, self._start, self._swallow = tail, True, swallow
-        if tail_begins is not _NONE:
+        if tail_begins is not NO_BEGINS:
             if tail_begins.before:
                 self._begin(tail_begins.before, exact=not swallow)
             self._begin_late(tail_begins.inside + tail_begins.after)
+
+    def _close_simple(self, compiled: Compiled) -> None:
+        """`_close` where nothing but the open stretch and known ids are to be written: the usual case."""
+        if self._open or compiled.lead:
+            self._text(self._open + compiled.lead, constant=not self._open)
+        self._cut_left = None  # right before a control token is a boundary anyway
+        for source, begins, exact in compiled.constants:
+            if begins:
+                self._begin(begins, exact=exact)
+            self._codes.append(self._place + source)
+        self._open, self._start, self._swallow = compiled.tail, True, compiled.swallow
 
     def _begin_late(self, count: int) -> None:
         """The next `count` messages begin inside the open stretch, which stays with the message it began in."""
@@ -355,11 +441,12 @@ class Plan:
 
     def _begin(self, count: int, *, exact: bool) -> None:
         """The next `count` messages begin here; `exact`: at this very piece, so that an example can be cut here."""
-        self._message = self._begins[count - 1]
-        if exact and not self._cut_bad:
-            for message in self._begins[:count]:
-                self._marks.setdefault(message, len(self._pieces.source))
+        begun = self._begins[:count]
         del self._begins[:count]
+        if exact and not self._cut_bad:
+            for message in begun:
+                self._marks.setdefault(message, len(self._codes))
+        self._belong(begun[-1], self._weight)
 
     def _text(self, text: str, *, constant: bool) -> None:
         """One piece of text, the open stretch or what is left of it; `constant`: it will come again."""
@@ -375,29 +462,22 @@ class Plan:
             kind = CONTINUATION
         if text:
             if constant:
-                source = self._constant_of.get((text, kind))
-                if source is None:
-                    ids = self.tokenizer.encode_text(text, continuation=kind == CONTINUATION)
-                    source = self._constant((text, kind), ids)
+                source = self._text_constant(text, kind)
             else:
                 texts = self._pieces.texts[kind]
                 source = 2 * len(texts) + kind
                 texts.append(text)
-            pieces = self._pieces
-            pieces.source.append(source)
-            pieces.weights.append(self._weight)
-            pieces.messages.append(self._message)
+            self._codes.append(self._place + source)
             self._start = False
         self._open = ""
         if self._late:
-            self._message = self._late[-1]
+            self._belong(self._late[-1], self._weight)
             self._late = []
 
-    def _piece(self, source: int) -> None:
-        pieces = self._pieces
-        pieces.source.append(source)
-        pieces.weights.append(self._weight)
-        pieces.messages.append(self._message)
+    def _belong(self, message: int, weight: float) -> None:
+        """Pieces from here on belong to `message` and have `weight`."""
+        self._message, self._weight = message, weight
+        self._place = self._pieces.place(message, weight)
 
     def _constant(self, key: object, ids: list[int]) -> int:
         source = self._constant_of.get(key)
@@ -407,57 +487,10 @@ class Plan:
 
     def _at_sequence_start(self) -> bool:
         ends = self._pieces.example_ends
-        return len(self._pieces.source) == (ends[-1] if ends else 0)
+        return len(self._codes) == (ends[-1] if ends else 0)
 
-    # -- taking template text apart
-
-    def _compile(self, template: str) -> _Compiled:
-        stretches: list[list[str]] = [[]]  # text and marks between control tokens
-        tokens: list[ControlToken] = []
-        for k, segment in enumerate(template.split(_MARK)):
-            if k:
-                stretches[-1].append(_MARK)
-            for part in self.tokenizer.split(segment):
-                if isinstance(part, str):
-                    stretches[-1].append(part)
-                else:
-                    tokens.append(part)
-                    stretches.append([])
-        lead, begins = _text_and_begins(stretches[0])
-        if not tokens:
-            return _Compiled(lead, begins, False, (), "", _NONE, False)
-        after = begins.after if lead else sum(begins)
-        tail, tail_begins = _text_and_begins(stretches[-1])
-        constants = self._constants(tokens, stretches[1:-1], after, exact=not begins.inside)
-        # Those that begin right at the first control token are counted with its constant.
-        begins = _Begins(begins.before, begins.inside, 0) if lead and sum(begins) > after else _NONE
-        return _Compiled(lead, begins, tokens[0].lstrip, constants, tail, tail_begins, tokens[-1].rstrip)
-
-    def _constants(
-        self, tokens: list[ControlToken], stretches: list[list[str]], begins_first: int, *, exact: bool
-    ) -> tuple[tuple[int, int, bool], ...]:
-        """The control tokens and the text between them, a new constant wherever messages begin."""
-        continuation = self.tokenizer.prefix_space_once
-        groups: list[tuple[list[int], int, bool]] = [([tokens[0].id], begins_first, exact)]
-
-        def begin(count: int, *, exact: bool) -> None:
-            if count and not groups[-1][0]:
-                groups[-1] = ([], groups[-1][1] + count, groups[-1][2] and exact)
-            elif count:
-                groups.append(([], count, exact))
-
-        for before, token, stretch in zip(tokens[:-1], tokens[1:], stretches, strict=True):
-            text, begins = _text_and_begins(stretch)
-            if before.rstrip:
-                text = text.lstrip(WHITE_SPACE)
-            if token.lstrip:
-                text = text.rstrip(WHITE_SPACE)
-            begin(begins.before, exact=not before.rstrip)
-            if text:
-                groups[-1][0].extend(self.tokenizer.encode_text(text, continuation=continuation))
-            begin(begins.inside + begins.after, exact=not begins.inside)
-            groups[-1][0].append(token.id)
-        return tuple((self._constant(tuple(ids), ids), count, exact) for ids, count, exact in groups)
+    def _compile(self, template: str) -> Compiled:
+        return compile_template(template, self.tokenizer, self._constant)
 
     # -- message text that contains control tokens
 
@@ -477,13 +510,3 @@ class Plan:
         if unsafe:
             raise RefusedError(place, "control_token", f"this tokenizer cannot keep {unsafe[0]!r} as text")
         self.raw_content(text)
-
-
-def _text_and_begins(stretch: list[str]) -> tuple[str, _Begins]:
-    texts = [i for i, part in enumerate(stretch) if part != _MARK]
-    if not texts:
-        return "", _Begins(len(stretch), 0, 0) if stretch else _NONE
-    before, after = texts[0], len(stretch) - 1 - texts[-1]
-    inside = len(stretch) - len(texts) - before - after
-    begins = _Begins(before, inside, after)
-    return "".join(stretch[i] for i in texts), begins if sum(begins) else _NONE

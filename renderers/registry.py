@@ -45,7 +45,11 @@ def _families() -> dict[str, tuple[type[Family], Mapping[str, Any]]]:
 
 
 def renderer_names() -> list[str]:
-    """All names that `get_renderer` knows, besides model folders and hub ids."""
+    """All names that `get_renderer` knows, besides model folders and hub ids.
+
+    >>> {"chat_template", "llama3", "qwen3"} <= set(renderer_names())
+    True
+    """
     return sorted([*_families(), ChatTemplate.name])
 
 
@@ -63,6 +67,9 @@ def get_renderer(name_or_model: str | Path, tokenizer: Any = None, **options: An
     Raises:
         OptionError: an unknown name or option.
         UserError: no tokenizer, or a model without a chat template.
+
+    >>> get_renderer("qwen3", "fixtures/tiny-chat", thinking=False).options
+    {'thinking': False}
     """
     name = str(name_or_model)
     if name in _families() or name in (ChatTemplate.name, "auto"):

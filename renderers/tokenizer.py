@@ -91,6 +91,7 @@ class Tokenizer:
         self.fallback_reason: str | None = None
         self._lock = threading.RLock()
         self._texts_seen = 0
+        self._clean_pairs: set[tuple[str, str, bool]] = set()
         self._joins: dict[tuple[str, str, int, bool], bool] = {}
         self.control: dict[str, ControlToken] = {}
         for token in self._file.fields.get("added_tokens") or []:
@@ -196,7 +197,9 @@ class Tokenizer:
     def split(self, text: str) -> list[str | ControlToken]:
         """Template text cut at its control tokens; no white space is stripped yet.
 
-        >>> # split("<|im_start|>user\\nHi") == [ControlToken("<|im_start|>", …), "user\\nHi"]
+        >>> from renderers import get_tokenizer
+        >>> [getattr(part, "text", part) for part in get_tokenizer("fixtures/tiny-chat").split("a<|im_end|>b")]
+        ['a', '<|im_end|>', 'b']
         """
         parts: list[str | ControlToken] = []
         position = 0
@@ -321,15 +324,19 @@ class Tokenizer:
             swallow: the control token before `left` takes white space with it.
         """
         first = right[0]
+        if (left, first, swallow) in self._clean_pairs:
+            return True
         if not first.isalnum() or len(left) > _SHORT_LEFT:
             return self._same_ids(left, right, swallow)
         key = (left, unicodedata.category(first), ord(first) >> 7, swallow)
         known = self._joins.get(key)
         if known is None:
             probes = (first, first + "a", first + " a", first + "\n", first + "1", first + "\u0301", first * 3)
-            known = self._joins[key] = all(
-                self._cuts_between(left, probe) and self._same_ids(left, probe, swallow) for probe in probes
+            known = self._joins[key] = all(self._cuts_between(left, probe) for probe in probes) and all(
+                self._same_ids_each(left, probes, swallow)
             )
+        if known:
+            self._clean_pairs.add((left, first, swallow))
         return known or self._same_ids(left, right, swallow)
 
     def _cuts_between(self, left: str, right: str) -> bool:
@@ -339,12 +346,23 @@ class Tokenizer:
         return any(start == len(left) for _, (start, _) in pre_tokenizer.pre_tokenize_str(left + right))
 
     def _same_ids(self, left: str, right: str, swallow: bool) -> bool:
-        whole = left + right
+        return all(self._same_ids_each(left, (right,), swallow))
+
+    def _same_ids_each(self, left: str, rights: Sequence[str], swallow: bool) -> list[bool]:
+        """For each right part, whether whole-text encoding of `left + right` is that of `left`, then of the part."""
+        wholes = [left + right for right in rights]
         if swallow:
-            whole, left = whole.lstrip(WHITE_SPACE), left.lstrip(WHITE_SPACE)
+            wholes, left = [whole.lstrip(WHITE_SPACE) for whole in wholes], left.lstrip(WHITE_SPACE)
         if not left:
-            return whole == right or self.encode_text(whole) == self.encode_text(right)
-        return self.encode_text(whole) == self.encode_text(left) + self.encode_text(right, continuation=True)
+            return [w == r or self.encode_text(w) == self.encode_text(r) for w, r in zip(wholes, rights, strict=True)]
+        start, *together = self._rows([left, *wholes], continuation=False)
+        following = self._rows(rights, continuation=True)
+        return [whole == start + right for whole, right in zip(together, following, strict=True)]
+
+    def _rows(self, texts: Sequence[str], *, continuation: bool) -> list[list[int]]:
+        ids, offsets = self._encoders[continuation].encode_batch(texts)
+        flat = ids.tolist()
+        return [flat[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
 
     def encode(self, text: str) -> list[int]:
         """Text with its control tokens recognised, as `tokenizers` encodes a rendered prompt (no BOS added)."""
@@ -386,6 +404,10 @@ def get_tokenizer(model: str | Path | Any, *, backend: Backend = "auto") -> Toke
 
     Raises:
         UserError: no such folder, no tokenizer.json, or the hub cannot be reached.
+
+    >>> tokenizer = get_tokenizer("fixtures/tiny-chat")
+    >>> tokenizer.decode(tokenizer.encode("Grüße"))
+    'Grüße'
     """
     if isinstance(model, Tokenizer):
         return model

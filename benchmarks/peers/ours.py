@@ -25,6 +25,7 @@ def load(options: Options) -> Any:
         turns=turns,
         backend="tokenizers" if variant == "tokenizers" else "auto",
     )
+    _ = datasets_io.build_shards, datasets_io.ShardReader  # names are imported when first used
     # The build takes its renderer from the same place, where it is loaded once per process. Its tokenizer compares
     # the fast encoder with the reference when first used: part of loading, as for the peers.
     renderer_of(spec).build_generation_prompt([{"role": "user", "content": "a"}])

@@ -19,6 +19,7 @@ from ._chatml_tools import calls_of, is_tool_response, json_tool_block, split_th
 
 __all__ = ["RENDERERS", "Qwen3", "Qwen3Instruct"]
 
+_USER, _ASSISTANT, _NEW_LINE = ("<|im_start|>user\n",), ("<|im_start|>assistant\n",), ("\n",)
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 
@@ -105,13 +106,15 @@ class Qwen3(Qwen3Instruct):
 
     def message(self, view: View, index: int) -> MessageText:
         message = view.messages[index]
+        if message["role"] == "user" and len(message) == 2:
+            return MessageText(_USER, ("", _content(message), "<|im_end|>"), _NEW_LINE)
         if message["role"] != "assistant":
             return self.other(view, index)
         reasoning, content = _reasoning_and_content(message)
         pieces: Pieces = ("", content, "<|im_end|>")
         if index > view.facts["last_query"] and (index == view.count - 1 or reasoning):
             pieces = ("<think>\n", reasoning.strip("\n"), "\n</think>\n\n", content.lstrip("\n"), "<|im_end|>")
-        return MessageText(("<|im_start|>assistant\n",), _closed(pieces, calls_of(message), content), ("\n",))
+        return MessageText(_ASSISTANT, _closed(pieces, calls_of(message), content), _NEW_LINE)
 
     def generation_prompt(self, view: View) -> Pieces:  # noqa: ARG002
         return ("<|im_start|>assistant\n" if self.options["thinking"] else "<|im_start|>assistant\n" + _NO_THOUGHT,)

@@ -24,11 +24,16 @@ from .attention import AttentionSpec, SequenceBounds, packed_attention  # noqa: 
 from .base_model import BaseModel  # noqa: E402
 from .decoder import Attend, Decoder, DecoderLayer, DenseMlp, packed_attend  # noqa: E402
 from .engine import Engine  # noqa: E402
+from .following import serve_requests  # noqa: E402
+from .group import GroupEngine  # noqa: E402
 from .head import Head  # noqa: E402
+from .host_memory import keep_freed_memory  # noqa: E402
 from .logprobs import target_logprobs  # noqa: E402
 from .lora import AdapterWeights, Projection, Segment  # noqa: E402
 from .losses import LOSSES, Loss, LossInputs, register_loss  # noqa: E402
 from .memory import available_bytes  # noqa: E402
+from .opening import open_engine  # noqa: E402
+from .parallel import LostRankError, RankError, World  # noqa: E402
 from .requests import Request  # noqa: E402
 
 __all__ = [
@@ -43,16 +48,23 @@ __all__ = [
     "DecoderLayer",
     "DenseMlp",
     "Engine",
+    "GroupEngine",
     "Head",
     "Loss",
     "LossInputs",
+    "LostRankError",
     "Projection",
+    "RankError",
     "Request",
     "Segment",
     "SequenceBounds",
+    "World",
     "available_bytes",
+    "keep_freed_memory",
+    "open_engine",
     "packed_attend",
     "packed_attention",
     "register_loss",
+    "serve_requests",
     "target_logprobs",
 ]

@@ -12,7 +12,8 @@ A path is taken only after it agreed with the module on two short sequences.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -139,6 +140,16 @@ class BaseModel:
             MissingExtraError: transformers is not installed.
             OptionError: the dtype or device is unknown, or nothing loadable lies at `name`.
         """
+        target = _device(device)
+        return cls.from_module(cls.read_module(name, dtype=dtype, revision=revision).to(target), name=str(name))
+
+    @staticmethod
+    def read_module(name: str | Path, *, dtype: str = "float32", revision: str | None = None) -> Any:
+        """The transformers module alone, on the host.
+
+        Raises:
+            MissingExtraError, OptionError: as `load`.
+        """
         try:
             from transformers import AutoModelForCausalLM
         except ImportError:
@@ -146,16 +157,10 @@ class BaseModel:
         if dtype not in _DTYPES:
             raise OptionError(f"dtype: expected one of {', '.join(_DTYPES)}; got {dtype!r}")
         try:
-            target = torch.device(device)
-        except RuntimeError:
-            raise OptionError(f"device: expected cpu, cuda or cuda:N; got {device!r}") from None
-        if target.type == "cuda" and not torch.cuda.is_available():
-            raise OptionError(f"device: expected cpu, for no CUDA device is visible; got {device!r}")
-        try:
-            module: Any = AutoModelForCausalLM.from_pretrained(str(name), dtype=_DTYPES[dtype], revision=revision)
+            with _no_progress_bar():
+                return AutoModelForCausalLM.from_pretrained(str(name), dtype=_DTYPES[dtype], revision=revision)
         except (OSError, ValueError) as error:
             raise OptionError(f"model: expected a causal LM's folder or hub id; got {str(name)!r}: {error}") from error
-        return cls.from_module(module.to(target), name=str(name))
 
     @classmethod
     def from_module(cls, module: Any, *, name: str = "", prefer: ForwardPath = "decoder") -> BaseModel:
@@ -201,12 +206,36 @@ class BaseModel:
         return float((logits - truth).abs().max() / truth.abs().max().clamp_min(1e-6))
 
 
+def _device(name: str) -> torch.device:
+    try:
+        target = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"device: expected cpu, cuda or cuda:N; got {name!r}") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device: expected cpu, for no CUDA device is visible; got {name!r}")
+    return target
+
+
 def _context_length(config: Any) -> int | None:
     length: int | None = getattr(config, "max_position_embeddings", None)
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     if length is not None and rope.get("rope_type") == "dynamic":  # there the config keeps the length before scaling
         length = int(length * rope["factor"])
     return length
+
+
+@contextmanager
+def _no_progress_bar() -> Generator[None]:
+    """transformers would draw one on standard error, where our own commands draw theirs."""
+    from transformers.utils import logging as transformers_logging
+
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
 
 
 def _probes(vocab_size: int) -> list[Tensor]:

@@ -34,7 +34,7 @@ from .host_memory import keep_freed_memory
 from .lora import AdapterWeights
 from .memory import MemoryPlan
 from .optimizer import adamw_step
-from .packing import pack, plan_passes
+from .packing import by_adapter, pack, plan_passes
 from .passes import Pass
 from .requests import CheckedRequest, Request, check_request
 
@@ -101,6 +101,12 @@ class Engine:
     def load_state(self, adapter_id: str, state: dict[str, Tensor], *, optimizer: bool = True) -> None:
         """See `Adapter.load_state`."""
         self.adapter(adapter_id).load_state(state, optimizer=optimizer)
+
+    def clear_gradients(self, adapter_id: str) -> None:
+        """Forget what was accumulated since the last step."""
+        adapter = self.adapter(adapter_id)
+        adapter.grads.zero_()
+        adapter.pending = 0
 
     # ---- passes
 
@@ -170,21 +176,32 @@ class Engine:
 
     def run(self, requests: Sequence[Request]) -> list[ForwardBackwardOutput]:
         """Any mixture of forward and forward_backward requests; every request is checked before the first pass."""
-        checked = [self.check(request) for request in requests]
-        order = sorted(range(len(checked)), key=lambda r: (checked[r].request.adapter_id, r))
-        plan = MemoryPlan.of(self.base, self._tokens_per_pass, self._memory_bytes)
-        collected = [_Collected(request) for request in checked]
+        return self.run_checked([self.check(request) for request in requests])
+
+    def run_checked(self, checked: Sequence[CheckedRequest]) -> list[ForwardBackwardOutput]:
+        """`run` after the door."""
         with self._all_or_nothing(checked):
-            for items in plan_passes(checked, order, plan.tokens):
-                batch = pack(checked, items, self.base.device)
-                weights = [self._weights(request) for request in requests]
-                done = Pass(self.base, checked, batch, weights, plan.checkpoint_layers(len(batch.tokens))).run()
-                for rows in batch.rows:
-                    collected[rows.request].add(rows.datums, done.logprobs, done.losses[rows.request])
+            outputs = self._passes(checked, self._memory_plan())
+        self._note_backward(checked)
+        return outputs
+
+    def _memory_plan(self) -> MemoryPlan:
+        return MemoryPlan.of(self.base, self._tokens_per_pass, self._memory_bytes)
+
+    def _passes(self, checked: Sequence[CheckedRequest], plan: MemoryPlan) -> list[ForwardBackwardOutput]:
+        collected = [_Collected(request) for request in checked]
+        weights = [self._weights(request.request) for request in checked]
+        for items in plan_passes(checked, by_adapter(checked), plan.tokens):
+            batch = pack(checked, items, self.base.device)
+            done = Pass(self.base, checked, batch, weights, plan.checkpoint_layers(len(batch.tokens))).run()
+            for rows in batch.rows:
+                collected[rows.request].add(rows.datums, done.logprobs, done.losses[rows.request])
+        return [c.output() for c in collected]
+
+    def _note_backward(self, checked: Sequence[CheckedRequest]) -> None:
         for request in checked:
             if request.request.backward:
                 self.adapters[request.request.adapter_id].pending += 1
-        return [c.output() for c in collected]
 
     def _weights(self, request: Request) -> AdapterWeights:
         adapter = self.adapters[request.adapter_id]

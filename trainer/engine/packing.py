@@ -18,7 +18,7 @@ from .attention import SequenceBounds
 from .losses import LossInputs
 from .requests import CheckedRequest
 
-__all__ = ["PackedBatch", "RequestRows", "pack", "plan_passes"]
+__all__ = ["PackedBatch", "RequestRows", "by_adapter", "pack", "plan_passes"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class RequestRows:
 
     Attributes:
         request: which request of the call.
+        width: most targets per position among its datums here; `inputs` are this wide, flat where it is 1.
         datums: (datum index, first scored row, one past) inside the scored rows, in packed order.
     """
 
@@ -43,6 +44,7 @@ class RequestRows:
     start: int
     stop: int
     inputs: LossInputs
+    width: int
     datums: tuple[tuple[int, int, int], ...]
 
 
@@ -66,6 +68,11 @@ class PackedBatch:
     scored: npt.NDArray[np.int64] | None
     targets: Tensor
     rows: tuple[RequestRows, ...]
+
+
+def by_adapter(requests: Sequence[CheckedRequest]) -> list[int]:
+    """The order that lays one adapter's requests beside each other."""
+    return sorted(range(len(requests)), key=lambda r: (requests[r].request.adapter_id, r))
 
 
 def plan_passes(requests: Sequence[CheckedRequest], order: Sequence[int], budget: int) -> list[list[_Item]]:
@@ -113,7 +120,7 @@ def pack(requests: Sequence[CheckedRequest], items: Sequence[_Item], device: tor
         spans=spans,
         scored=scored,
         targets=_send(targets, device),
-        rows=tuple(_request_rows(requests, items, keep, width, device)),
+        rows=tuple(_request_rows(requests, items, keep, device)),
     )
 
 
@@ -148,13 +155,13 @@ def _request_rows(
     requests: Sequence[CheckedRequest],
     items: Sequence[_Item],
     keep: Sequence[npt.NDArray[np.bool_]],
-    width: int,
     device: torch.device,
 ) -> Iterator[RequestRows]:
     edges = np.cumsum([0, *(int(k.sum()) for k in keep)])
     for request, first, last in _runs([item.request for item in items]):
         mine = range(first, last + 1)
         data = [requests[request].data[items[i].datum] for i in mine]
+        width = max(d.targets.shape[1] for d in data)
         # The door saw to it that every datum of a request brings the same inputs.
         tensors = {
             name: _send(
@@ -172,5 +179,6 @@ def _request_rows(
             int(edges[first]),
             int(edges[last + 1]),
             LossInputs(tensors, sequence, len(mine)),
+            width,
             tuple((items[i].datum, int(edges[i]), int(edges[i + 1])) for i in mine),
         )

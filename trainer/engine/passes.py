@@ -99,10 +99,14 @@ class Pass:
         return grad
 
     def _request_grad(self, rows: RequestRows, logprobs: Tensor, grad: Tensor, low: int, high: int) -> None:
-        """One request's share of a chunk; `grad` (n, K) is filled where the request wants backward."""
+        """One request's share of a chunk; `grad` (n, K) is filled where the request wants backward.
+
+        Columns beyond the request's own K are another request's, and stay zero.
+        """
         request = self.requests[rows.request]
         inputs = rows.inputs.rows(low - rows.start, high - rows.start)
-        narrow = logprobs.shape[1] == 1
+        logprobs, grad = logprobs[:, : rows.width], grad[:, : rows.width]
+        narrow = rows.width == 1
         backward = request.request.backward
         with torch.enable_grad():
             leaf = (logprobs.squeeze(-1) if narrow else logprobs).detach().requires_grad_(backward)

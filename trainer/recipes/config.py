@@ -22,8 +22,8 @@ class _Strict(BaseModel):
 class LoraOptions(_Strict):
     """What the adapter trains; see `trainer.LoraConfig`."""
 
-    rank: int = Field(32, ge=1)
-    alpha: float = Field(32.0, ge=0)
+    rank: int = Field(default=32, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
     seed: int = 0
     train_mlp: bool = True
     train_attn: bool = True
@@ -33,20 +33,20 @@ class LoraOptions(_Strict):
 class AdamConfig(_Strict):
     """AdamW beside the learning rate; see `trainer.AdamParams`."""
 
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-12, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    grad_clip_norm: float = Field(0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-12, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip_norm: float = Field(default=0.0, ge=0)
 
 
 class SampleConfig(_Strict):
     """Prompts to answer while training, to see what it learns."""
 
     prompts: tuple[str, ...] = ()
-    every: int = Field(0, ge=0, description="steps between samples; 0: only before and after")
-    max_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0)
+    every: int = Field(default=0, ge=0, description="steps between samples; 0: only before and after")
+    max_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 class TrainConfig(_Strict):
@@ -56,14 +56,18 @@ class TrainConfig(_Strict):
         shards: folder of finished shards.
         model: base model: a folder or hub id in process, the served name with `base_url`.
         out: run folder.
+        tokenizer: folder or hub id of the model's tokenizer; None takes `model`. For a server's names of its own.
         base_url: a server; None trains in process.
         objective: `sft` is cross-entropy over the shards' weights; `dpo` compares linked chosen and rejected rows.
-        epochs: passes over the data; `max_steps` ends earlier.
+        epochs: passes over the data; None is 1, or as many as `max_steps` needs. `max_steps` ends earlier.
         batch_size: examples per step (pairs, for `dpo`); `batch_tokens`: at most so many model input tokens per step.
+        shuffle, seed: the order of rows, a pure function of both and the epoch.
         learning_rate: None takes the default for LoRA of the model's width (`schedule.default_learning_rate`).
         schedule, warmup_steps, min_lr_ratio: how the rate goes over the run.
-        eval_every: steps between evaluations on the held-out split; 0: after each epoch. `eval_rows` caps them.
+        eval_shards: folder whose rows are held out; None takes the split `eval` of `shards`.
+        eval_every: steps between evaluations on the held-out rows; 0: after each epoch. `eval_rows` caps them.
         save_every: steps between checkpoints; 0: after each epoch. `keep`: how many to keep, 0 for all.
+        lora, adam, sample: see `LoraOptions`, `AdamConfig`, `SampleConfig`.
         dpo_beta: inverse temperature of the preference loss.
         trackers: further places for metrics: wandb, trackio, tensorboard, mlflow, or entry points' names.
         dtype, device: of the base model in process.
@@ -72,23 +76,25 @@ class TrainConfig(_Strict):
     shards: str
     model: str
     out: str
+    tokenizer: str | None = None
     base_url: str | None = None
     objective: Literal["sft", "dpo"] = "sft"
-    epochs: int = Field(1, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    batch_tokens: int | None = Field(None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     shuffle: bool = True
     seed: int = 0
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    eval_every: int = Field(0, ge=0)
-    eval_rows: int | None = Field(None, ge=1)
-    save_every: int = Field(0, ge=0)
-    keep: int = Field(3, ge=0)
-    dpo_beta: float = Field(0.1, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    eval_shards: str | None = None
+    eval_every: int = Field(default=0, ge=0)
+    eval_rows: int | None = Field(default=None, ge=1)
+    save_every: int = Field(default=0, ge=0)
+    keep: int = Field(default=3, ge=0)
+    dpo_beta: float = Field(default=0.1, gt=0)
     lora: LoraOptions = LoraOptions()
     adam: AdamConfig = AdamConfig()
     sample: SampleConfig = SampleConfig()

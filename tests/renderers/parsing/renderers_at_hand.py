@@ -55,6 +55,8 @@ FIXTURE: list[Key] = [
     _key("tiny-all", "kimi_k2"),
     _key("tiny-all", "mistral_nemo"),
     _key("tiny-all", "phi3"),
+    _key("tiny-chat", "zephyr"),
+    _key("tiny-spm", "zephyr"),
 ]
 REAL: list[Key] = [
     _key("deepseek-v3", "deepseek_v3"),
