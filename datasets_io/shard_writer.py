@@ -98,7 +98,7 @@ class ShardWriter:
         if not batch.num_rows:
             return
         index = self._schema.get_field_index(_SOURCE)
-        batch = batch.set_column(index, self._pending_schema.field(index), batch.column(index).cast(pa.string()))
+        batch = batch.set_column(index, self._pending_schema.field(index), _names(batch.column(index)))
         batch = batch.replace_schema_metadata(self._schema.metadata)
         self._pending = batch if self._pending is None else pa.concat_batches([self._pending, batch])
         while rows := self._complete_rows():
@@ -164,6 +164,12 @@ class ShardWriter:
             self._file = None
 
 
+def _names(sources: ArrowColumn) -> ArrowColumn:
+    """Numbered names as plain ones; without pyarrow's compute functions, whose import costs more than the work."""
+    names = sources.dictionary.to_pylist()
+    return strings([names[number] for number in to_numpy(sources.indices).tolist()])
+
+
 class _OpenShard:
     """One file on its way: temporary until `finish`."""
 
@@ -210,9 +216,7 @@ class _OpenShard:
 
     def _numbered(self, sources: ArrowColumn) -> ArrowColumn:
         """`source` as numbers into this file's names, which only ever grow, so that deltas can be written."""
-        encoded = sources.dictionary_encode()
-        own = [self._sources.setdefault(name, len(self._sources)) for name in encoded.dictionary.to_pylist()]
-        indices = np.array(own, np.int32)[to_numpy(encoded.indices)]
+        indices = np.array([self._sources.setdefault(n, len(self._sources)) for n in sources.to_pylist()], np.int32)
         return pa.DictionaryArray.from_arrays(numbers(indices), strings(list(self._sources)))
 
 
