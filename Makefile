@@ -60,15 +60,24 @@ test: $(STAMP)  ## pytest
 
 check: lint types test  ## all of the three; what CI runs
 
-# Only the base installation: rendering needs no torch.
-DEMO_INPUT := $(patsubst %,fixtures/conversations/%.jsonl,chat multilingual reasoning sharegpt tools)
+# Rendering needs only the base installation, no torch; training and sampling need the extra "train".
+BASE := $(BASE_VENV)/bin
+FULL := $(VENV)/bin
+DEMO := $(OUT)/demo
+DEMO_MODEL := fixtures/tiny-chat
 
-demo: $(BASE_STAMP)  ## render the fixture conversations, verify, look, report
-	rm -rf $(OUT)/demo
-	$(BASE_VENV)/bin/render-jsonl $(DEMO_INPUT) --model fixtures/tiny-chat --out $(OUT)/demo
-	$(BASE_VENV)/bin/datumloom verify $(OUT)/demo
-	$(BASE_VENV)/bin/datumloom inspect $(OUT)/demo 0
-	$(BASE_VENV)/bin/datumloom report $(OUT)/demo
+demo: $(BASE_STAMP) $(STAMP)  ## render, verify, look, train an adapter, ask it, report
+	rm -rf $(DEMO)
+	mkdir -p $(DEMO)
+	$(BASE)/render-jsonl fixtures/conversations/train_chat.jsonl --model $(DEMO_MODEL) --out $(DEMO)/shards
+	$(BASE)/render-jsonl fixtures/conversations/heldout_chat.jsonl --model $(DEMO_MODEL) --out $(DEMO)/heldout --quiet
+	$(BASE)/datumloom verify $(DEMO)/shards
+	$(BASE)/datumloom inspect $(DEMO)/shards 0
+	$(BASE)/datumloom report $(DEMO)/shards
+	$(FULL)/train-from-shards $(DEMO)/shards --model $(DEMO_MODEL) --out $(DEMO)/run --config fixtures/demo.toml \
+		eval_shards=$(DEMO)/heldout
+	$(FULL)/datumloom sample $(DEMO)/run "Multiply 6 by 2." --temperature 0 --max-tokens 24
+	@echo "pages to open: $(DEMO)/shards-report.html $(DEMO)/run/report.html"
 
 bench: $(STAMP)  ## rendering speed; results in benchmarks/RESULTS.md
 	$(VENV)/bin/python benchmarks/render.py

@@ -159,13 +159,14 @@ def test_faults_are_one_line_and_code_2(model: Path, shards: Path) -> None:
         invoke(train.command, shards, "--model", model, "--out", "unused", "--config", "nowhere.toml")
 
 
-def test_sample_answers_and_shows_the_parsed_message(whole: TrainResult) -> None:
-    options = ("--temperature", "0", "--max-tokens", "20", "--device", "cpu")
+@pytest.mark.parametrize("drawing", [("--temperature", "0"), ("--temperature", "1", "--seed", "3")])
+def test_sample_answers_and_shows_the_parsed_message(whole: TrainResult, drawing: tuple[str, ...]) -> None:
+    options = (*drawing, "--max-tokens", "20", "--device", "cpu")
     plain = invoke(sample.command, whole.folder, "What is 2 + 3?", *options)
     parsed = invoke(sample.command, whole.folder, *options, "--json", text="What is 2 + 3?\n")
     answer: dict[str, Any] = json.loads(parsed.stdout)
     assert answer["message"]["role"] == "assistant"
-    # Streamed in portions, the answer is the one that is asked for at once.
+    # Shown as it comes or parsed as a whole, it is the same answer.
     assert answer["message"]["content"].strip() == plain.stdout.strip()
     assert 1 <= len(answer["tokens"]) <= 20
 

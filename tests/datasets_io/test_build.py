@@ -284,7 +284,7 @@ def test_only_folders_of_runs_are_written_into(tmp_path) -> None:
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run_folder, "_SECONDS_TO_WAIT", 0.0)
+    monkeypatch.setattr("datasets_io.folder_lock._SECONDS_TO_WAIT", 0.0)
     path = write_rows(tmp_path / "rows.jsonl", [chat("Hi", "Hello")])
     with (
         run_folder.RunFolder(tmp_path / "out"),

@@ -127,6 +127,10 @@ def test_weights_are_zero_at_images_and_examples_share_them(tmp_path: Path) -> N
         ("file:///etc/passwd", "image_outside"),
         ("link.png", "image_outside"),
         ("missing.png", "no_image"),
+        ("folder", "no_image"),
+        ("loop.png", "no_image"),
+        ("http://[", "no_image"),
+        ("a\0.png", "no_image"),
         ("text.png", "bad_image"),
         ("data:image/png,abc", "bad_image"),
         ("data:image/png;base64,####", "bad_image"),
@@ -138,6 +142,8 @@ def test_refused_references(tmp_path: Path, reference: str, reason: str) -> None
     (tmp_path / "secret.png").write_bytes(picture(64, 64))
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "text.png").write_text("not an image")
+    (folder / "folder").mkdir()
+    (folder / "loop.png").symlink_to(folder / "loop.png")
     renderer = get_renderer("qwen3_5", tokenizer(), image_folder=str(folder))
     with pytest.raises(RefusedError) as error:
         renderer.build_generation_prompt([{"role": "user", "content": [{"type": "image", "image": reference}]}])
@@ -153,6 +159,18 @@ def test_file_urls_inside_the_folder_and_turned_pictures(tmp_path: Path) -> None
     chunk = reader.read((tmp_path / "a b.jpg").as_uri(), "here")
     assert chunk.location == "a b.jpg"
     assert chunk.length == reference_tokens(320, 640, 32, 1, 320 * 320)
+
+
+def test_references_without_bytes_are_otherwise_the_same(tmp_path: Path) -> None:
+    data = picture(320, 320)
+    (tmp_path / "a.png").write_bytes(data)
+    reader = ImageReader(str(tmp_path), factor=32, min_pixels=1, max_pixels=320 * 320)
+    for reference in ("a.png", uri(data)):
+        whole, head = reader.read(reference, "here"), reader.read(reference, "here", keep_bytes=False)
+        assert whole.data == data
+        assert (head.data, head.format, head.length, head.location) == (b"", "png", whole.length, whole.reference)
+    (tmp_path / "a.png").write_bytes(picture(64, 64))
+    assert reader.read("a.png", "here").length == 4  # a changed file is read again
 
 
 def test_paths_need_a_folder_and_text_renderers_refuse_images() -> None:

@@ -88,6 +88,7 @@ class ServiceClient:
         checkpoint_dir: where checkpoints live; `$DATUMLOOM_HOME/checkpoints` or the user's data folder by default.
         alpha: LoRA's numerator for adapters made here.
         tokens_per_pass, memory_bytes: budgets of a pass; the device's own by default.
+        shard_base: in a group of processes, spread the base over their devices; by default where one is too small.
         sampler: options of the sampler, by its argument names.
         base_url: refused; `connect(base_url=…)` reaches a server.
         api_key, default_headers_overrides: taken for the SDK's sake; one process has no door to guard.
@@ -113,6 +114,7 @@ class ServiceClient:
         alpha: float | None = None,
         tokens_per_pass: int | None = None,
         memory_bytes: int | None = None,
+        shard_base: bool | None = None,
         sampler: Mapping[str, Any] | None = None,
     ) -> None:
         del api_key, default_headers_overrides
@@ -127,6 +129,7 @@ class ServiceClient:
             alpha=alpha,
             tokens_per_pass=tokens_per_pass,
             memory_bytes=memory_bytes,
+            shard_base=shard_base,
             sampler=sampler,
         )
         self.service = _services.acquire(options)

@@ -57,7 +57,7 @@ def command(
         if not as_json:
             show(speaker.stream(messages, options, declared))
             return
-        answer = speaker.answer(messages, options, declared)
+        answer = speaker.answer(messages, options, declared, in_portions=True)
         click.echo(
             json.dumps(
                 {"message": answer.message, "termination": str(answer.termination), "tokens": answer.tokens},

@@ -41,16 +41,24 @@ def command(
     Interrupted, the same command goes on from the last checkpoint, with the same rows in the same order; finished, it
     does nothing.
     """
+    from renderers import OptionError
+
     from ..recipes import load_config, train_from_shards
+    from .process_group import is_launched_as_group, process_group
 
     fixed = {"shards": shards, "model": model, "out": out, "base_url": base_url}
     config = load_config(config_file, overrides, fixed)
-    try:
-        result = train_from_shards(config, overwrite=overwrite, quiet=quiet)
-    except KeyboardInterrupt:
-        click.echo(f"{config.out}: stopped; the same command goes on from the last checkpoint", err=True)
-        raise
-    click.echo(_summary_json(result) if as_json else _summary_text(result))
+    if config.base_url is not None and is_launched_as_group():
+        raise OptionError(f"base_url: expected none under torchrun, for the server trains; got {config.base_url!r}")
+    with process_group() as leads:
+        if not leads:
+            return
+        try:
+            result = train_from_shards(config, overwrite=overwrite, quiet=quiet)
+        except KeyboardInterrupt:
+            click.echo(f"{config.out}: stopped; the same command goes on from the last checkpoint", err=True)
+            raise
+        click.echo(_summary_json(result) if as_json else _summary_text(result))
 
 
 def _summary_json(result: TrainResult) -> str:

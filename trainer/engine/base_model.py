@@ -30,7 +30,7 @@ from .head import Head
 from .lora import Projection, Segment, Site, bias_of
 from .module_trunk import ModuleTrunk
 
-__all__ = ["BaseModel", "ForwardPath", "Trunk"]
+__all__ = ["BaseModel", "ForwardPath", "Trunk", "device_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class BaseModel:
             MissingExtraError: transformers is not installed.
             OptionError: the dtype or device is unknown, or nothing loadable lies at `name`.
         """
-        target = _device(device)
+        target = device_of(device)
         return cls.from_module(cls.read_module(name, dtype=dtype, revision=revision).to(target), name=str(name))
 
     @staticmethod
@@ -206,7 +206,8 @@ class BaseModel:
         return float((logits - truth).abs().max() / truth.abs().max().clamp_min(1e-6))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device; `OptionError` when there is no such thing, or no CUDA here."""
     try:
         target = torch.device(name)
     except RuntimeError:

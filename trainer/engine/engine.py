@@ -102,6 +102,10 @@ class Engine:
         """See `Adapter.load_state`."""
         self.adapter(adapter_id).load_state(state, optimizer=optimizer)
 
+    def close(self) -> None:
+        """Let go of every adapter."""
+        self.adapters.clear()
+
     def clear_gradients(self, adapter_id: str) -> None:
         """Forget what was accumulated since the last step."""
         adapter = self.adapter(adapter_id)

@@ -34,9 +34,11 @@ def serve_requests(world: World) -> None:
         try:
             if header["op"] == "open":
                 engines[header["engine"]] = open_share(world, header["engine"], header)
+            elif header["op"] == "close":
+                del engines[header["engine"]]
             else:
                 _FOLLOW[header["op"]](engines[header["engine"]], message)
-        except (RankError, UserError) as error:
+        except (RankError, UserError) as error:  # agreed upon: the leader raises it too
             if world.lost is not None:
                 raise
             logger.warning("rank %d: %s: %s", world.rank, header["op"], error)

@@ -10,6 +10,7 @@ leader puts the results together, so a caller sees what one process gives. Gradi
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from .engine import Engine
 from .memory import MemoryPlan
 from .messages import Message, outputs_of, tell_outputs, tell_requests
 from .packing import by_adapter, plan_passes
-from .parallel import RankError, World
+from .parallel import LostRankError, RankError, World
 from .requests import CheckedRequest, Request
 from .sharding import ShardedDecoder, idle_pass
 from .shares import merge, share_of
@@ -97,6 +98,12 @@ class GroupEngine(Engine):
         with self.world.lock:
             super().clear_gradients(adapter_id)
             self._tell("clear_gradients", adapter_id=adapter_id)
+
+    def close(self) -> None:
+        """Let go of every adapter, and of the engine on every rank."""
+        super().close()
+        with self.world.lock, contextlib.suppress(LostRankError):
+            self._tell("close")
 
     def _agree_or_end(self, error: BaseException | None = None, report: Message | None = None) -> list[Message]:
         """Where one rank's failure would leave the ranks with different adapters, the group ends."""

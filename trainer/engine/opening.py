@@ -10,7 +10,7 @@ import torch
 
 from renderers import OptionError
 
-from .base_model import BaseModel
+from .base_model import BaseModel, device_of
 from .engine import Engine
 from .group import GroupEngine
 from .memory import total_bytes
@@ -67,6 +67,7 @@ def open_share(world: World, key: str, opening: dict[str, Any]) -> GroupEngine:
     error: Exception | None = None
     device = torch.device("cpu")
     try:
+        device_of(opening["device"])
         device = world.device(opening["device"])
         module = BaseModel.read_module(opening["name"], dtype=opening["dtype"])
         large = module_bytes(module) > _WHOLE_SHARE * total_bytes(device)

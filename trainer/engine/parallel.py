@@ -62,7 +62,14 @@ class World:
     _joined: World | None = None
 
     def __init__(
-        self, rank: int = 0, size: int = 1, local_rank: int = 0, *, control: Any = None, timeout: float = _TIMEOUT
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        *,
+        control: Any = None,
+        store: Any = None,
+        timeout: float = _TIMEOUT,
     ) -> None:
         self.rank = rank
         self.size = size
@@ -71,6 +78,7 @@ class World:
         self._numbers = itertools.count()
         self._local_rank = local_rank
         self._control = control
+        self._store = store
         self._timeout = timedelta(seconds=timeout)
 
     @classmethod
@@ -94,7 +102,9 @@ class World:
             raise OptionError("group: expected a process that is in none; it has joined one")
         rank, size = _integer(environment, "RANK", 0), _integer(environment, "WORLD_SIZE", 1)
         local_rank = _integer(environment, "LOCAL_RANK", 0)
-        timeout = float(_integer(environment, TIMEOUT_VARIABLE, int(_TIMEOUT)))
+        timeout = _integer(environment, TIMEOUT_VARIABLE, int(_TIMEOUT))
+        if timeout < 1:
+            raise OptionError(f"{TIMEOUT_VARIABLE}: expected at least 1 second; got {timeout}")
         cuda = torch.cuda.is_available()
         if cuda and local_rank >= torch.cuda.device_count():
             raise OptionError(
@@ -104,9 +114,11 @@ class World:
         if cuda:
             torch.cuda.set_device(local_rank)
         limit = timedelta(seconds=timeout)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=limit)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        store = _meet(environment, rank, size, limit)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         control = dist.new_group(backend="gloo", timeout=limit)
-        cls._joined = cls(rank, size, local_rank, control=control, timeout=timeout)
+        cls._joined = cls(rank, size, local_rank, control=control, store=store, timeout=timeout)
         logger.info("rank %d of %d", rank, size)
         return cls._joined
 
@@ -150,7 +162,7 @@ class World:
             Every rank's report in rank order on the leader, only one's own elsewhere.
 
         Raises:
-            RankError: some rank failed; named. This rank's own error is raised as it is.
+            RankError: some rank failed; named. The leader's own error is raised as it is.
             LostRankError: some rank does not answer.
         """
         own = report or Message()
@@ -164,10 +176,10 @@ class World:
         else:
             self._send(told.encode(), 0)
             faults = cast("list[str]", self._receive(0, _PATIENCE).header["faults"])
-        if error is not None:
+        if error is not None and self.rank == 0:
             raise error
         if faults:
-            raise RankError("; ".join(faults))
+            raise RankError("; ".join(faults)) from error
         return reports
 
     def _send(self, payload: np.ndarray[Any, Any], rank: int) -> None:
@@ -210,20 +222,28 @@ class World:
         if self.lost is not None:
             return LostRankError(self.lost)
         if self.rank != 0:
-            with contextlib.suppress(LostRankError):
-                self._send(Message({"error": own.partition(": ")[2]}).encode(), 0)
+            with contextlib.suppress(RuntimeError):  # the leader, who may keep the store, is gone
+                self._store.set(_fault_key(self.rank), own)
             return self.lose(own)
+        causes = [
+            self._store.get(_fault_key(rank)).decode()
+            for rank in range(1, self.size)
+            if self._store.check([_fault_key(rank)])
+        ]
+        # Victims of a rank that went without a word have left words themselves: it comes first.
+        return self.lose("; ".join([*self._gone(), *causes]) or own)
+
+    def _gone(self) -> list[str]:
+        """Who has closed the connection, leaving no word in the store."""
         gone: list[str] = []
-        failed: list[str] = []
         for rank in range(1, self.size):
             try:
-                header = self._read(rank, _MOMENT).header
-                failed += [f"rank {rank}: {header['error']}"] if "error" in header else []
+                if not self._store.check([_fault_key(rank)]):
+                    self._read(rank, _MOMENT)
             except RuntimeError as silence:
-                # One that still waits for this rank is not to blame.
-                if _TIMED_OUT not in str(silence):
+                if _TIMED_OUT not in str(silence):  # one that still waits for this rank is not to blame
                     gone.append(f"rank {rank}: gone: {_first_line(silence)}")
-        return self.lose("; ".join([*gone, *failed]) or own)
+        return gone
 
     # ---- device channel
 
@@ -294,6 +314,22 @@ def _integer(environment: Mapping[str, str], name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit():
         raise OptionError(f"{name}: expected a whole number; got {text!r}")
     return int(text)
+
+
+def _meet(environment: Mapping[str, str], rank: int, size: int, limit: timedelta) -> Any:
+    """The store where ranks find each other; torchrun keeps it itself, or rank 0 does."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in environment:
+            raise OptionError(f"{name}: expected it beside WORLD_SIZE, as torchrun sets it; got none")
+    kept = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    port = _integer(environment, "MASTER_PORT", 0)
+    stores: Any = dist
+    store = stores.TCPStore(environment["MASTER_ADDR"], port, size, rank == 0 and not kept, limit)
+    return stores.PrefixStore(f"datumloom/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _fault_key(rank: int) -> str:
+    return f"fault/{rank}"
 
 
 def _first_line(error: BaseException) -> str:

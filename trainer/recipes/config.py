@@ -71,6 +71,7 @@ class TrainConfig(_Strict):
         dpo_beta: inverse temperature of the preference loss.
         trackers: further places for metrics: wandb, trackio, tensorboard, mlflow, or entry points' names.
         dtype, device: of the base model in process.
+        shard_base: under torchrun, spread the base over all devices; None does so where it does not fit one.
     """
 
     shards: str
@@ -101,6 +102,7 @@ class TrainConfig(_Strict):
     trackers: tuple[str, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
+    shard_base: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -112,8 +112,8 @@ class RunFolder:
         remove_leftovers(self.path)
         wanted = {**config.model_dump(mode="json"), "facts": dict(facts)}
         found = self._config()
-        if found is None:
-            self._clear()  # killed before its first line of configuration was whole
+        if found is None or not self._has_begun():
+            self._clear()  # nothing was measured under the configuration that is there, if one is
             write_json(self.path / _CONFIG, wanted)
         elif changed := list(_changes(found, wanted)):
             raise OptionError(
@@ -128,6 +128,9 @@ class RunFolder:
             if path.exists():
                 kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
                 _write_lines(path, kept)
+
+    def _has_begun(self) -> bool:
+        return any((self.path / name).exists() for name in (_METRICS, _CHECKPOINTS))
 
     def _config(self) -> dict[str, Any] | None:
         try:

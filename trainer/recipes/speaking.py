@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from renderers import Delta, Message, ParseTermination, Renderer, ResponseEnd, ToolSpec
+from renderers import (
+    Delta,
+    EncodedTextChunk,
+    Message,
+    ModelInput,
+    ParseTermination,
+    Renderer,
+    ResponseEnd,
+    ToolSpec,
+)
 
 from .wire import Wire
 
@@ -63,11 +72,23 @@ class Speaker:
         self._stops = stops
 
     def answer(
-        self, messages: Sequence[Message], options: SpeakingOptions, tools: Sequence[ToolSpec] | None = None
+        self,
+        messages: Sequence[Message],
+        options: SpeakingOptions,
+        tools: Sequence[ToolSpec] | None = None,
+        *,
+        in_portions: bool = False,
     ) -> Answer:
-        """The whole turn, asked for at once."""
+        """The whole turn.
+
+        Args:
+            messages: the conversation so far.
+            options: how to sample.
+            tools: declarations.
+            in_portions: ask as `stream` does, which draws other tokens for the same seed than asking once.
+        """
         prompt = self._renderer.build_generation_prompt(messages, tools=tools)
-        tokens = self._sample(prompt, options, options.max_tokens, options.seed)
+        tokens = [token for part in self._portions(prompt, options, whole=not in_portions) for token in part]
         message, termination = self._renderer.parse_response(tokens, prompt_tokens=prompt.to_ints(), tools=tools)
         return Answer(message, termination, tokens)
 
@@ -81,24 +102,28 @@ class Speaker:
         """
         prompt = self._renderer.build_generation_prompt(messages, tools=tools)
         parser = self._renderer.stream_parser(prompt_tokens=prompt.to_ints(), tools=tools)
+        for tokens in self._portions(prompt, options, whole=False):
+            yield from parser.feed(tokens)
+        yield from parser.close()
+        message, termination = parser.finish()
+        yield ResponseEnd(message, termination)
+
+    def _portions(self, prompt: ModelInput, options: SpeakingOptions, *, whole: bool) -> Iterator[list[int]]:
+        """Sampled tokens until a stop, `max_tokens` or the context's end."""
         # A stop string may lie across two portions, so with any the answer comes in one.
-        whole = any(isinstance(stop, str) for stop in self._stops)
+        whole = whole or any(isinstance(stop, str) for stop in self._stops)
         left, part = options.max_tokens, 0
         while left > 0:
             size = left if whole else min(_PORTION, left)
             seed = None if options.seed is None else options.seed + part
             tokens = self._sample(prompt, options, size, seed)
-            yield from parser.feed(tokens)
-            for token in tokens:
-                prompt = prompt.append_int(token)
-            left, part = left - len(tokens), part + 1
+            yield tokens
             if len(tokens) < size or tokens[-1] in self._stops:
-                break
-        yield from parser.close()
-        message, termination = parser.finish()
-        yield ResponseEnd(message, termination)
+                return
+            prompt = prompt.append(EncodedTextChunk(tokens))
+            left, part = left - len(tokens), part + 1
 
-    def _sample(self, prompt: Any, options: SpeakingOptions, max_tokens: int, seed: int | None) -> list[int]:
+    def _sample(self, prompt: ModelInput, options: SpeakingOptions, max_tokens: int, seed: int | None) -> list[int]:
         params = self._wire.sampling_params(
             max_tokens=max_tokens,
             temperature=options.temperature,

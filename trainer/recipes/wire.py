@@ -62,11 +62,13 @@ def open_service(config: TrainConfig, checkpoint_dir: Path) -> AbstractContextMa
             device=None if config.device == "auto" else config.device,
             checkpoint_dir=checkpoint_dir,
             alpha=config.lora.alpha,
+            shard_base=config.shard_base,
         )
     for name, value, own in (
         ("lora.alpha", config.lora.alpha, LoraConfig.alpha),
         ("dtype", config.dtype, "auto"),
         ("device", config.device, "auto"),
+        ("shard_base", config.shard_base, None),
     ):
         if value != own:
             raise OptionError(f"{name}: expected {own}, as the server at base_url decides it; got {value}")

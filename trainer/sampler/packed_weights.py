@@ -34,6 +34,8 @@ def pack_for_decode(base: BaseModel, prepack: bool | None = None) -> tuple[Decod
     assert base.decoder is not None
     if base.device.type != "cpu" or base.dtype not in (torch.float32, torch.bfloat16):
         prepack = False
+    if any(p.weight.is_meta for p in base.projections):  # a sharded base: whole matrices are nowhere
+        prepack = False
     if prepack is None:
         size = sum(p.weight.numel() * p.weight.element_size() for p in base.projections)
         prepack = size < available_bytes(base.device) * _MEMORY_SHARE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from renderers import OptionError, UserError
-from trainer.engine import AdapterLayout, AdapterWeights, BaseModel, Engine, Request
+from trainer.engine import AdapterLayout, AdapterWeights, BaseModel, Engine, Request, open_engine
 from trainer.protocol import (
     ForwardBackwardOutput,
     LoadWeightsResponse,
@@ -105,6 +105,8 @@ class Compute:
         self._disk.close()
         self._models.clear()
         self.slots.clear()
+        for hosted in self.bases.values():
+            hosted.engine.close()
         self.bases.clear()
 
     # ---- bases
@@ -117,9 +119,15 @@ class Compute:
             options = self.options
             device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
             dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-            base = BaseModel.load(options.place_of(base_model), dtype=dtype, device=device)
-            engine = Engine(base, tokens_per_pass=options.tokens_per_pass, memory_bytes=options.memory_bytes)
-            self.bases[base_model] = HostedBase(base_model, base, engine)
+            engine = open_engine(
+                options.place_of(base_model),
+                dtype=dtype,
+                device=device,
+                shard_base=options.shard_base,
+                tokens_per_pass=options.tokens_per_pass,
+                memory_bytes=options.memory_bytes,
+            )
+            self.bases[base_model] = HostedBase(base_model, engine.base, engine)
         return self.bases[base_model]
 
     # ---- checks, on the caller's thread
@@ -214,9 +222,7 @@ class Compute:
         if model.failed is not None:
             _, why = model.failed
             model.failed = None
-            adapter = model.hosted.engine.adapter(model_id)
-            adapter.grads.zero_()
-            adapter.pending = 0
+            model.hosted.engine.clear_gradients(model_id)
             raise UserError(
                 f"optim_step: expected every forward_backward before it to succeed; one failed ({why}); "
                 "nothing was stepped, and the accumulated gradients are cleared"

@@ -35,6 +35,8 @@ class ServiceOptions:
         alpha: LoRA's numerator for every adapter made here; the wire has no field for it.
         tokens_per_pass: most tokens in one pass, and in what is coalesced into one; None takes the device's default.
         memory_bytes: budget for activations; None measures the device.
+        shard_base: in a group of processes, spread the base over their devices; None does so when it would take more
+            than three quarters of one.
         sampler: options of `trainer.sampler.Sampler`, by its argument names.
     """
 
@@ -45,6 +47,7 @@ class ServiceOptions:
     alpha: float = 32.0
     tokens_per_pass: int | None = None
     memory_bytes: int | None = None
+    shard_base: bool | None = None
     sampler: tuple[tuple[str, Any], ...] = ()
 
     @classmethod

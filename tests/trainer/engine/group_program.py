@@ -1,14 +1,10 @@
-"""One process of a group: `python group_program.py PLAY FOLDER OUT OPTIONS`, with torchrun's variables set.
-
-The leader plays and writes what it saw to OUT (npz); the others follow. Tests also play in their own process.
-"""
+"""What runs in the processes of a group: a test starts `run_rank` in each, and plays alone for comparison."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +13,8 @@ from renderers import Datum, ModelInput
 from trainer.engine import Engine, GroupEngine, RankError, Request, World, open_engine, serve_requests
 from trainer.protocol import AdamParams, LoraConfig
 
-STEP = AdamParams(learning_rate=3e-3, weight_decay=0.01, grad_clip_norm=5.0)
+# A gradient that is nothing but rounding is not to become a whole step, as it would with the default eps.
+STEP = AdamParams(learning_rate=3e-3, weight_decay=0.01, grad_clip_norm=5.0, eps=1e-3)
 
 
 def datum(length, seed, **inputs):
@@ -109,7 +106,7 @@ def sample(engine: Engine) -> dict[str, np.ndarray]:
         engine.optim_step("a", STEP)
         params = SamplingParams(max_tokens=6, temperature=1.0, seed=step)
         adapter = AdapterSnapshot("a", engine.snapshot("a"))
-        future = sampler.submit(ModelInput.from_ints([5, 6, 7]), params, 2, adapter=adapter)
+        future = sampler.submit([5, 6, 7], params, 2, adapter=adapter)
         while sampler.busy:
             sampler.step()
         for index, sequence in enumerate(future.result().sequences):
@@ -164,19 +161,17 @@ def _sabotage(how: str) -> None:
     GroupEngine._passes = passes_or_not
 
 
-def main() -> None:
-    play, folder, out, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+def run_rank(variables: dict[str, str], jobs: list[dict[str, Any]], errors: str) -> None:
+    """One rank's whole life. The leader opens an engine and plays for each job, and saves what it saw."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     torch.set_num_threads(1)
-    sabotage = options.pop("sabotage", None)
-    with World.join() as world:
+    with World.join(variables) as world:
         if world.rank:
-            if sabotage:
-                _sabotage(sabotage)
+            if "sabotage" in variables:
+                _sabotage(variables["sabotage"])
             serve_requests(world)
-        else:
-            engine = open_engine(folder, dtype="float32", device="cpu", **options)
-            np.savez(out, **PLAYS[play](engine))
-
-
-if __name__ == "__main__":
-    main()
+            return
+        for job in jobs:
+            engine = open_engine(job["model"], dtype="float32", device="cpu", **job["options"])
+            np.savez(job["out"], **PLAYS[job["play"]](engine))
+            engine.close()

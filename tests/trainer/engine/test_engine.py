@@ -278,3 +278,21 @@ def test_no_data_is_no_work(one):
     output = one.forward_backward("a", [])
     assert output.loss_fn_outputs == []
     assert output.metrics["loss:sum"] == 0.0
+
+
+def test_wide_targets_beside_a_sequence_loss(one, rl):
+    """Requests of different widths share a pass; each is as alone."""
+    rng = np.random.default_rng(0)
+    inputs = {"target_tokens": rng.integers(0, 128, (9, 3)), "weights": rng.normal(size=(9, 3))}
+    wide = Datum(ModelInput.from_ints(rng.integers(0, 128, 9)), inputs)
+    requests = [Request("a", [wide]), Request("a", _rl_data(rl, "gspo"), "gspo")]
+    adapter = one.adapter("a")
+    alone, grads = [], torch.zeros_like(adapter.grads)
+    for request in requests:
+        alone += one.run([request])
+        grads += adapter.grads
+        one.clear_gradients("a")
+    for got, want in zip(one.run(requests), alone, strict=True):
+        assert got.metrics == pytest.approx(want.metrics, rel=1e-5)
+        np.testing.assert_allclose(_logprobs(got), _logprobs(want), atol=1e-5)
+    torch.testing.assert_close(adapter.grads, grads, rtol=1e-4, atol=1e-5)

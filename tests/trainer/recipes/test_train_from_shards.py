@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from datasets_io import ShardReader
-from renderers import UserError, get_tokenizer
+from renderers import MissingExtraError, UserError, get_tokenizer
 from tests.trainer.recipes.run_samples import adapter_of, config_of, lines_of, measured, run, write_shards
 from trainer import AdamParams, ServiceClient
 from trainer.recipes import TrainResult, learning_rate_at, train_from_shards
@@ -127,6 +128,16 @@ def test_a_changed_configuration_is_refused_by_key(finished: TrainResult, model:
         run(model, shards, finished.folder, **{**FINISHED, "learning_rate": 1e-3})
     with pytest.raises(UserError, match=r"lora.rank: 4 -> 8; lora.seed: 3 -> 0"):
         run(model, shards, finished.folder, **{**FINISHED, "lora": {"rank": 8}})
+
+
+def test_a_run_that_never_began_may_be_configured_anew(
+    model: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match="wandb"):
+        run(model, shards, tmp_path / "run", trackers=["wandb"], max_steps=1)
+    assert run(model, shards, tmp_path / "run", max_steps=1).steps == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["trackers"] == []
 
 
 def test_other_rows_in_the_same_folder_are_refused(model: Path, tmp_path: Path) -> None:
