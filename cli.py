@@ -51,7 +51,7 @@ COMMANDS: dict[str, LazyCommand] = {
     ),
     "inspect": LazyCommand("datasets_io.commands.inspect:command", "Show tokens, weights and targets of a row."),
     "report": LazyCommand("datasets_io.commands.report:command", "Write an HTML page about shards."),
-    "export": LazyCommand("datasets_io.commands.export:command", "Write shards as Parquet."),
+    "export": LazyCommand("trainer.commands.export:command", "Write shards as Parquet, an adapter as a model folder."),
     "train": LazyCommand("trainer.commands.train:command", "Train a LoRA adapter on shards."),
     "sample": LazyCommand("trainer.commands.sample:command", "Answer one prompt."),
     "chat": LazyCommand("trainer.commands.chat:command", "Talk to a model or a trained adapter."),

@@ -1,6 +1,6 @@
 """`train-from-shards` under torchrun: two processes give the adapter and the losses of one.
 
-Tolerance: float32, 1e-5 of a matrix's largest weight after six steps. An eps that is not tiny keeps a gradient that is
+Tolerance: float32, 5e-5 of a matrix's largest weight after six steps. An eps that is not tiny keeps a gradient that is
 nothing but rounding from becoming a whole step.
 """
 
@@ -51,7 +51,7 @@ def test_two_processes_train_the_same_adapter(model, shards, tmp_path):
     expected, found = weights_of(alone.folder), weights_of(tmp_path / "two")
     assert expected.keys() == found.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * np.abs(values).max(), err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=5e-5 * np.abs(values).max(), err_msg=name)
     losses = [
         [line["train_mean_nll"] for line in lines_of(folder / "metrics.jsonl") if "train_mean_nll" in line]
         for folder in (alone.folder, tmp_path / "two")
