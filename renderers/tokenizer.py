@@ -92,7 +92,7 @@ class Tokenizer:
         self._lock = threading.RLock()
         self._texts_seen = 0
         self._clean_pairs: set[tuple[str, str, bool]] = set()
-        self._joins: dict[tuple[str, str, int, bool], bool] = {}
+        self._joins: dict[tuple[str, int, str, int, bool], bool] = {}
         self.control: dict[str, ControlToken] = {}
         for token in self._file.fields.get("added_tokens") or []:
             if not token["content"].isspace():
@@ -317,26 +317,29 @@ class Tokenizer:
         """Whether whole-text encoding of `left + right` is the encoding of `left`, then of `right`.
 
         Where the pre-tokenizer cuts between the two, nothing merges across. Whether it cuts before a letter or digit
-        depends on that character's class alone, so those are decided once per class by probes. Anything else (white
-        space above all) is encoded both ways.
+        (or one space and then one) depends on that character's class alone, so those are decided once per class by
+        probes. Anything else (other white space above all) is encoded both ways.
 
         Args:
             swallow: the control token before `left` takes white space with it.
         """
-        first = right[0]
-        if (left, first, swallow) in self._clean_pairs:
+        start = right[:2] if right[0] == " " and len(right) > 1 else right[0]
+        # Nothing before the last line of a long text has a say in where its last word ends.
+        near = left if len(left) <= _SHORT_LEFT else left.rpartition("\n")[2]
+        if (near, start, swallow) in self._clean_pairs:
             return True
-        if not first.isalnum() or len(left) > _SHORT_LEFT:
+        letter = start[-1]
+        if not letter.isalnum() or not near or len(near) > _SHORT_LEFT:
             return self._same_ids(left, right, swallow)
-        key = (left, unicodedata.category(first), ord(first) >> 7, swallow)
+        key = (near, len(start), unicodedata.category(letter), ord(letter) >> 7, swallow)
         known = self._joins.get(key)
         if known is None:
-            probes = (first, first + "a", first + " a", first + "\n", first + "1", first + "\u0301", first * 3)
-            known = self._joins[key] = all(self._cuts_between(left, probe) for probe in probes) and all(
-                self._same_ids_each(left, probes, swallow)
+            probes = [start + more for more in ("", "a", " a", "\n", "1", "\u0301", letter * 2)]
+            known = self._joins[key] = all(self._cuts_between(near, probe) for probe in probes) and all(
+                self._same_ids_each(near, probes, swallow)
             )
         if known:
-            self._clean_pairs.add((left, first, swallow))
+            self._clean_pairs.add((near, start, swallow))
         return known or self._same_ids(left, right, swallow)
 
     def _cuts_between(self, left: str, right: str) -> bool:

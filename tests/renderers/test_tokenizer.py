@@ -90,12 +90,13 @@ def test_a_tokenizer_that_fastokens_gets_wrong_falls_back_and_says_so(repository
 
 @pytest.mark.parametrize("name", FOLDERS)
 @settings(derandomize=True, max_examples=80, deadline=None)
-@given(right=st.text(min_size=1, max_size=20))
+@given(right=st.text(min_size=1, max_size=20) | st.text(alphabet=" ab1é中\n", min_size=1, max_size=5))
 def test_boundaries_are_judged_as_the_full_encoding_judges_them(
     tokenizers: dict[str, Tokenizer], name: str, right: str
 ) -> None:
     tokenizer = tokenizers[name]
-    for left in ("assistant\n", "a", "say: "):
+    long = "A line of its own, and then some more of it, so that this is no short text.\n\nAssistant:"
+    for left in ("assistant\n", "a", "say: ", long, long + " "):
         whole = tokenizer.encode_text(left + right)
         parts = tokenizer.encode_text(left) + tokenizer.encode_text(right, continuation=True)
         assert tokenizer.joins_cleanly(left, right) == (whole == parts)
