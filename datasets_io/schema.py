@@ -151,7 +151,13 @@ def segments_column(
 
 def images_struct(images: Sequence[ImageRef]) -> ArrowColumn:
     """Image references, one after another, as the values of the `images` column."""
-    return pa.array([image._asdict() for image in images], _IMAGE)
+    columns = [
+        numbers(np.array([image.position for image in images], np.int32)),
+        numbers(np.array([image.length for image in images], np.int32)),
+        strings([image.format for image in images]),
+        strings([image.location for image in images]),
+    ]
+    return pa.StructArray.from_arrays(columns, fields=list(_IMAGE))
 
 
 def rows_to_batch(rows: Sequence[Row], layout: RowLayout | None = None) -> ArrowBatch:

@@ -324,13 +324,12 @@ class Tokenizer:
             swallow: the control token before `left` takes white space with it.
         """
         start = right[:2] if right[0] == " " and len(right) > 1 else right[0]
-        # Nothing before the last line of a long text has a say in where its last word ends.
-        near = left if len(left) <= _SHORT_LEFT else left.rpartition("\n")[2]
+        near = left if len(left) <= _SHORT_LEFT or swallow else self._end_of(left)
         if (near, start, swallow) in self._clean_pairs:
             return True
         letter = start[-1]
         if not letter.isalnum() or not near or len(near) > _SHORT_LEFT:
-            return self._same_ids(left, right, swallow)
+            return self._same_ids(near, right, swallow)
         key = (near, len(start), unicodedata.category(letter), ord(letter) >> 7, swallow)
         known = self._joins.get(key)
         if known is None:
@@ -340,7 +339,25 @@ class Tokenizer:
             )
         if known:
             self._clean_pairs.add((near, start, swallow))
-        return known or self._same_ids(left, right, swallow)
+        return known or self._same_ids(near, right, swallow)
+
+    def _end_of(self, text: str) -> str:
+        """The last words of a long text: where words begin at the space before them, none before has a say in the end.
+
+        The whole text where it has no such place near its end.
+        """
+        if not self._words_begin_at_spaces:
+            return text
+        space = text.find(" ", len(text) - _SHORT_LEFT, len(text) - 1)
+        while space > 0 and not (text[space - 1].isalnum() and text[space + 1].isalpha()):
+            space = text.find(" ", space + 1, len(text) - 1)
+        return text[space:] if space > 0 else text
+
+    @cached_property
+    def _words_begin_at_spaces(self) -> bool:
+        return all(
+            self._cuts_between(left, right) for left in ("a", "bc", "1", "B2") for right in (" a", " Bc", " d e")
+        )
 
     def _cuts_between(self, left: str, right: str) -> bool:
         pre_tokenizer = self.backend.pre_tokenizer

@@ -96,7 +96,8 @@ def test_boundaries_are_judged_as_the_full_encoding_judges_them(
 ) -> None:
     tokenizer = tokenizers[name]
     long = "A line of its own, and then some more of it, so that this is no short text.\n\nAssistant:"
-    for left in ("assistant\n", "a", "say: ", long, long + " "):
+    longer = "word " * 30 + "and an end."
+    for left in ("assistant\n", "a", "say: ", long, long + " ", longer, longer + "\n"):
         whole = tokenizer.encode_text(left + right)
         parts = tokenizer.encode_text(left) + tokenizer.encode_text(right, continuation=True)
         assert tokenizer.joins_cleanly(left, right) == (whole == parts)
