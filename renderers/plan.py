@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,10 @@ from .errors import RefusedError
 from .images import ImageText
 from .pieces import MessageText
 from .rendered import ControlTokens, Refusal, RenderedBlock
-from .template_text import MARK, NO_BEGINS, Compiled, compile_template
-from .tokenizer import WHITE_SPACE, ControlToken, Tokenizer
+from .template_text import MARK, NO_BEGINS, NOT_PLAIN, Compiled, PlainShape, compile_template
+from .tokenizer import ControlToken, Tokenizer
 from .types import ImageChunk
+from .white_space import WHITE_SPACE
 
 __all__ = ["Plan"]
 
@@ -33,30 +33,6 @@ _IMAGE_POSITION = -1
 """Stands for an image's positions until the block is assembled; no token has this id."""
 _SHORT = 32
 """Text this short before a cut is taken for a header that comes again."""
-
-
-class _Shape(NamedTuple):
-    """The constants around the text of a plain message.
-
-    Attributes:
-        lead: text that ends the open stretch; part of `before`, as the stretch must be empty.
-        before: source number of what closes the message before, 0 for nothing.
-        header: of the header, with its text when the message is trained.
-        tail: text of the header's end; it begins the stretch of an untrained message.
-        stop: of what ends a trained message.
-        after: template text that is left to be written.
-    """
-
-    is_plain: bool
-    lead: str
-    before: int
-    header: int
-    tail: str
-    stop: int
-    after: str
-
-
-_NOT_PLAIN = _Shape(False, "", 0, 0, "", 0, "")
 
 
 class Plan:
@@ -82,7 +58,7 @@ class Plan:
         self._conversation: list[int] = []
         self._turn: list[int] = []
         self._compiled: dict[str, Compiled] = {}
-        self._shapes: dict[tuple[str, str, str, str, str, bool], _Shape] = {}
+        self._shapes: dict[tuple[str, str, str, str, str, bool], PlainShape] = {}
         self._constant_of: dict[object, int] = {}
         self._images: dict[int, ImageChunk] = {}  # by the source number of their constant
         # Where messages begin, as numbers of pieces: of the open example, and of the last one.
@@ -172,7 +148,7 @@ class Plan:
             self.write(body)
         self.write(rest)
 
-    def _write_plain(self, index: int, text: str, weight: float, shape: _Shape) -> None:
+    def _write_plain(self, index: int, text: str, weight: float, shape: PlainShape) -> None:
         codes = self._codes
         if self._open:
             self._text(self._open, constant=False)
@@ -197,24 +173,24 @@ class Plan:
         texts.append(text)
         self._open = ""
 
-    def _shape_of(self, template: str, header: str, before: str, after: str, rest: str, untrained: bool) -> _Shape:
+    def _shape_of(self, template: str, header: str, before: str, after: str, rest: str, untrained: bool) -> PlainShape:
         """What the constants of a plain message are; not plain where they need more care than a look-up."""
         opening = self._compile(template + MARK + header + (before if untrained else ""))
         closing = self._compile(after)
         begins = [i for i, (_, count, exact) in enumerate(opening.constants) if count == 1 and exact]
         if not opening.is_simple or opening.swallow or len(begins) != 1:
-            return _NOT_PLAIN
+            return NOT_PLAIN
         sources = [source for source, _, _ in opening.constants]
         lead = [self._text_constant(opening.lead)] if opening.lead else []
         before_it, of_header = self._joined(lead + sources[: begins[0]]), sources[begins[0] :]
         if untrained:
-            return _Shape(True, opening.lead, before_it, self._joined(of_header), opening.tail, 0, after + rest)
+            return PlainShape(True, opening.lead, before_it, self._joined(of_header), opening.tail, 0, after + rest)
         if before or not closing.is_simple or closing.lead or closing.tail or closing.swallow:
-            return _NOT_PLAIN
+            return NOT_PLAIN
         if opening.tail:
             of_header.append(self._text_constant(opening.tail))
         stop = self._joined([source for source, _, _ in closing.constants])
-        return _Shape(True, opening.lead, before_it, self._joined(of_header), opening.tail, stop, rest)
+        return PlainShape(True, opening.lead, before_it, self._joined(of_header), opening.tail, stop, rest)
 
     def _joined(self, sources: list[int]) -> int:
         """Several constants as one; 0 for none."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .tokenizer import WHITE_SPACE, ControlToken, Tokenizer
+from .tokenizer import ControlToken, Tokenizer
+from .white_space import WHITE_SPACE
 
-__all__ = ["MARK", "NO_BEGINS", "Begins", "Compiled", "compile_template"]
+__all__ = ["MARK", "NOT_PLAIN", "NO_BEGINS", "Begins", "Compiled", "PlainShape", "compile_template"]
 
 MARK = "\ufdd4"
 """Where a message begins inside collected template text: a noncharacter, which no valid text contains."""
@@ -51,6 +52,30 @@ class Compiled(NamedTuple):
     tail_begins: Begins
     swallow: bool
     is_simple: bool
+
+
+class PlainShape(NamedTuple):
+    """The constants around the text of a plain message.
+
+    Attributes:
+        lead: text that ends the open stretch; part of `before`, as the stretch must be empty.
+        before: source number of what closes the message before, 0 for nothing.
+        header: of the header, with its text when the message is trained.
+        tail: text of the header's end; it begins the stretch of an untrained message.
+        stop: of what ends a trained message.
+        after: template text that is left to be written.
+    """
+
+    is_plain: bool
+    lead: str
+    before: int
+    header: int
+    tail: str
+    stop: int
+    after: str
+
+
+NOT_PLAIN = PlainShape(False, "", 0, 0, "", 0, "")
 
 
 def compile_template(template: str, tokenizer: Tokenizer, constant: Callable[[object, list[int]], int]) -> Compiled:

@@ -10,12 +10,12 @@ import itertools
 import json
 import re
 import threading
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .boundaries import Boundaries
 from .encoders import (
     Backend,
     FastokensEncoder,
@@ -32,14 +32,8 @@ from .tokenizer_file import TokenizerFile
 
 __all__ = ["ControlToken", "ParityError", "Tokenizer", "get_tokenizer"]
 
-# Unicode White_Space, which `tokenizers` strips around added tokens (Python's `str.strip` also takes \x1c-\x1f).
-WHITE_SPACE = (
-    "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-)
-
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FIRST_CHECKED, _CHECK_EVERY = 64, 1000
-_SHORT_LEFT = 64
 
 
 class ParityError(InternalError):
@@ -91,8 +85,7 @@ class Tokenizer:
         self.fallback_reason: str | None = None
         self._lock = threading.RLock()
         self._texts_seen = 0
-        self._clean_pairs: set[tuple[str, str, bool]] = set()
-        self._joins: dict[tuple[str, int, str, int, bool], bool] = {}
+        self._boundaries = Boundaries(self)
         self.control: dict[str, ControlToken] = {}
         for token in self._file.fields.get("added_tokens") or []:
             if not token["content"].isspace():
@@ -311,78 +304,15 @@ class Tokenizer:
         """One plain text to ids; for the few texts that are constants."""
         return self._encoders[continuation].encode_batch([text])[0].tolist()
 
-    # -- boundaries
-
-    def joins_cleanly(self, left: str, right: str, *, swallow: bool = False) -> bool:
-        """Whether whole-text encoding of `left + right` is the encoding of `left`, then of `right`.
-
-        Where the pre-tokenizer cuts between the two, nothing merges across. Whether it cuts before a letter or digit
-        (or one space and then one) depends on that character's class alone, so those are decided once per class by
-        probes. Anything else (other white space above all) is encoded both ways.
-
-        Args:
-            swallow: the control token before `left` takes white space with it.
-        """
-        start = right[:2] if right[0] == " " and len(right) > 1 else right[0]
-        near = left if len(left) <= _SHORT_LEFT or swallow else self._end_of(left)
-        if (near, start, swallow) in self._clean_pairs:
-            return True
-        letter = start[-1]
-        if not letter.isalnum() or not near or len(near) > _SHORT_LEFT:
-            return self._same_ids(near, right, swallow)
-        key = (near, len(start), unicodedata.category(letter), ord(letter) >> 7, swallow)
-        known = self._joins.get(key)
-        if known is None:
-            probes = [start + more for more in ("", "a", " a", "\n", "1", "\u0301", letter * 2)]
-            known = self._joins[key] = all(self._cuts_between(near, probe) for probe in probes) and all(
-                self._same_ids_each(near, probes, swallow)
-            )
-        if known:
-            self._clean_pairs.add((near, start, swallow))
-        return known or self._same_ids(near, right, swallow)
-
-    def _end_of(self, text: str) -> str:
-        """The last words of a long text: where words begin at the space before them, none before has a say in the end.
-
-        The whole text where it has no such place near its end.
-        """
-        if not self._words_begin_at_spaces:
-            return text
-        space = text.find(" ", len(text) - _SHORT_LEFT, len(text) - 1)
-        while space > 0 and not (text[space - 1].isalnum() and text[space + 1].isalpha()):
-            space = text.find(" ", space + 1, len(text) - 1)
-        return text[space:] if space > 0 else text
-
-    @cached_property
-    def _words_begin_at_spaces(self) -> bool:
-        return all(
-            self._cuts_between(left, right) for left in ("a", "bc", "1", "B2") for right in (" a", " Bc", " d e")
-        )
-
-    def _cuts_between(self, left: str, right: str) -> bool:
-        pre_tokenizer = self.backend.pre_tokenizer
-        if pre_tokenizer is None or not left.isascii():
-            return False
-        return any(start == len(left) for _, (start, _) in pre_tokenizer.pre_tokenize_str(left + right))
-
-    def _same_ids(self, left: str, right: str, swallow: bool) -> bool:
-        return all(self._same_ids_each(left, (right,), swallow))
-
-    def _same_ids_each(self, left: str, rights: Sequence[str], swallow: bool) -> list[bool]:
-        """For each right part, whether whole-text encoding of `left + right` is that of `left`, then of the part."""
-        wholes = [left + right for right in rights]
-        if swallow:
-            wholes, left = [whole.lstrip(WHITE_SPACE) for whole in wholes], left.lstrip(WHITE_SPACE)
-        if not left:
-            return [w == r or self.encode_text(w) == self.encode_text(r) for w, r in zip(wholes, rights, strict=True)]
-        start, *together = self._rows([left, *wholes], continuation=False)
-        following = self._rows(rights, continuation=True)
-        return [whole == start + right for whole, right in zip(together, following, strict=True)]
-
-    def _rows(self, texts: Sequence[str], *, continuation: bool) -> list[list[int]]:
+    def encode_rows(self, texts: Sequence[str], *, continuation: bool = False) -> list[list[int]]:
+        """Plain texts to one list of ids each; for the few that are looked at one by one."""
         ids, offsets = self._encoders[continuation].encode_batch(texts)
         flat = ids.tolist()
         return [flat[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+
+    def joins_cleanly(self, left: str, right: str, *, swallow: bool = False) -> bool:
+        """Whether whole-text encoding of `left + right` is that of `left`, then of `right`; see `Boundaries`."""
+        return self._boundaries.are_clean(left, right, swallow=swallow)
 
     def encode(self, text: str) -> list[int]:
         """Text with its control tokens recognised, as `tokenizers` encodes a rendered prompt (no BOS added)."""

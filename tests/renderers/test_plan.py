@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from renderers import InputError, Tokenizer, get_tokenizer
 from renderers.plan import Plan
-from renderers.tokenizer import WHITE_SPACE, ControlToken
+from renderers.tokenizer import ControlToken
+from renderers.white_space import WHITE_SPACE
 
 FOLDERS = ["tiny-chat", "tiny-headers", "tiny-spm"]
 
