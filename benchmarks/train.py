@@ -14,6 +14,8 @@ between bests of this very run. Losses of all variants are compared before any t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import multiprocessing
 import platform
@@ -29,6 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import describe
+from section import replace_section
 from torch.nn import functional
 
 from renderers import Datum, ModelInput
@@ -247,6 +251,13 @@ def tenants(dtype: torch.dtype, repeats: int, sequences: int, adapters: int = 8)
     return {"variant": "tenants", "dtype": str(dtype), "adapters": adapters, "tokens": tokens, "ratio": gain}
 
 
+def section_head(part: str) -> str:
+    """The heading and what was measured on."""
+    where = f"{describe()}; one thread, process CPU time; torch {torch.__version__}."
+    unmeasured = "CUDA paths are written and guarded; they are unmeasured."
+    return f"## Training: {part} (`benchmarks/train.py`)\n\n{where} {unmeasured}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
@@ -255,15 +266,23 @@ def main() -> None:
     parser.add_argument("--head-memory", action="store_true")
     parser.add_argument("--tenants", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the result into benchmarks/RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    if options.head_memory:
-        rows.append(head_memory())
-    elif options.tenants:
-        rows.extend(tenants(getattr(torch, n), options.repeats, count) for n in options.dtypes for count in (1, 2, 4))
-    else:
-        rows.extend(train_speed(options.dtypes, options.repeats, options.sequences))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said if options.write else sys.stdout):
+        if options.head_memory:
+            rows.append(head_memory())
+        elif options.tenants:
+            counts = (1, 2, 4)
+            rows.extend(tenants(getattr(torch, n), options.repeats, count) for n in options.dtypes for count in counts)
+        else:
+            rows.extend(train_speed(options.dtypes, options.repeats, options.sequences))
+    if options.write:
+        part = "loss head" if options.head_memory else "several adapters" if options.tenants else "speed"
+        print(said.getvalue())
+        replace_section(f"train {part}", f"{section_head(part)}\n\n```\n{said.getvalue().strip()}\n```")
     if options.json:
         about = {"python": sys.version.split()[0], "torch": torch.__version__, "machine": platform.processor()}
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
