@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from datasets_io import Manifest, ShardReader, build_shards
-from datasets_io.commands import export, render, verify
+from datasets_io.commands import render, verify
 from tests.datasets_io.build_samples import CONVERSATIONS, MODEL, ROOT, chat, lines_of, spec_of, words, write_rows
+from trainer.commands import export
 
 GOOD = str(CONVERSATIONS / "sharegpt.jsonl")
 BAD = str(CONVERSATIONS / "bad.jsonl")
