@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def ray_run(workers: int) -> EngineRun:
     # Ray reports usage over the network unless told not to; the user's own setting stays.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
 
